@@ -1,0 +1,1 @@
+"""What every part of Hotstart shares: core words, the kernel, the store."""

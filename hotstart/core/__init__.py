@@ -1,0 +1,1 @@
+"""The words everyone shares. Imports the standard library only."""
