@@ -1,0 +1,1 @@
+"""The interface of the agent (hotstart.proto) and the code generated from it."""
