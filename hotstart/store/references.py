@@ -25,9 +25,8 @@ VERSION = 1
 TRACE_PREFIX = "hotstart.trace/"
 MAX_REPOSITORY = 200
 
-_REPOSITORY = re.compile(
-    r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*)*"
-)
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _HINT = "write repository:tag in lower case, for example team/app:v1"
 
