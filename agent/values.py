@@ -1,0 +1,157 @@
+"""What the agent's calls take and give, as plain values: the vocabulary of client and service.
+
+Neither the command line nor the benchmark sees gRPC; they see these. Every value is read-only and
+has a JSON form (`dataclasses.asdict`), which is what the command line prints with ``--json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+FillerName = Literal["auto", "fanotify", "fuse"]
+FallbackRule = Literal["default", "allow", "forbid"]
+Statefulness = Literal["prove", "stateless", "stateful"]
+
+DEFAULT_READY_TIMEOUT_S = 60.0
+DEFAULT_GRACE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedPort:
+    """A port of the host that leads to one of the container; no address: the loopback ones."""
+
+    host: int
+    container: int
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A path of the host, seen at a path of the container. Both absolute."""
+
+    host: str
+    container: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerOptions:
+    """What shall differ from the image's (or snapshot's) own configuration; empty: as there."""
+
+    name: str = ""
+    argv: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    workdir: str = ""
+    user: str = ""
+    hostname: str = ""
+    ports: tuple[PublishedPort, ...] = ()
+    volumes: tuple[Volume, ...] = ()
+    memory_bytes: int = 0
+    cpus: float = 0.0
+    ready: str = ""
+    ready_timeout_s: float = DEFAULT_READY_TIMEOUT_S
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerView:
+    """One container as the agent knows it. Times are nanoseconds since 1970; 0: not yet."""
+
+    name: str
+    state: str
+    reference: str
+    digest: str
+    argv: tuple[str, ...]
+    pid: int
+    exit_status: int | None
+    reason: str
+    created_ns: int
+    finished_ns: int
+    route: str
+    address: str
+    ports: tuple[PublishedPort, ...]
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StartReport:
+    """How a start went; ``ready_ms`` counts from the moment the agent had the request."""
+
+    container: ContainerView
+    route: str
+    ready_ms: float
+    phases: Mapping[str, float]
+    marks: Mapping[str, float]
+    fetched_bytes: int
+    fallback_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReport:
+    """What a capture published, and how long the container stood still."""
+
+    reference: str
+    digest: str
+    verdict: str
+    stateless: bool
+    size_bytes: int
+    uploaded_bytes: int
+    frozen_ms: float
+    elapsed_ms: float
+    phases: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class MountView:
+    """One mounted image; no target: only containers use it."""
+
+    target: str
+    reference: str
+    digest: str
+    filler: str
+    size_bytes: int
+    local_bytes: int
+    users: int
+
+
+@dataclass(frozen=True, slots=True)
+class PullReport:
+    """What a pull made local; ``fetched_bytes`` are compressed ones."""
+
+    digest: str
+    size_bytes: int
+    fetched_bytes: int
+    elapsed_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class LogPiece:
+    """Some bytes that a container wrote to one of its streams."""
+
+    stream: str
+    data: bytes
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One process that serves the agent, and how often it was started."""
+
+    kind: str
+    pid: int
+    starts: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """The agent of one root."""
+
+    version: str
+    root: str
+    pid: int
+    uptime_s: float
+    filler: str
+    running: int
+    mounts: int
+    workers: tuple[WorkerView, ...] = field(default=())
