@@ -1,0 +1,55 @@
+"""What can be wrong with a source or with an image that somebody asks for.
+
+All are the caller's to repair, except a digest mismatch, which is core's ``DigestMismatch``.
+"""
+
+from __future__ import annotations
+
+from hotstart.core.errors import UserError
+
+
+def show(path: bytes) -> str:
+    """Return ``path`` for a message: printable, bounded, with escapes for other bytes."""
+    text = path[:200].decode("utf-8", "backslashreplace")
+    printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return printable + ("..." if len(path) > 200 else "")
+
+
+class SourceInvalid(UserError):
+    """The source is not what it should be: not readable, not an archive, hostile or truncated."""
+
+    def __init__(self, source: str, problem: str, hint: str = "") -> None:
+        super().__init__(f"{source}: {problem}", hint)
+        self.source = source
+        self.problem = problem
+
+
+class SourceChanged(UserError):
+    """A file changed between being listed and being read, so the image would hold neither state."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(
+            f"{source}: changed while it was being read",
+            "build from a tree that nothing writes to, for instance a copy or a file system snapshot",
+        )
+        self.source = source
+
+
+class LimitExceeded(UserError):
+    """The source is larger than the limits of this build allow."""
+
+    def __init__(self, source: str, what: str, limit: int) -> None:
+        super().__init__(
+            f"{source}: {what} exceeds the limit of {limit}",
+            "raise the limit if the source can be trusted",
+        )
+        self.source = source
+        self.limit = limit
+
+
+class NotRepresentable(UserError):
+    """A file has an attribute that an EROFS image cannot hold."""
+
+    def __init__(self, path: bytes, problem: str) -> None:
+        super().__init__(f"{show(path)}: {problem}", "change or remove the file before building")
+        self.path = path
