@@ -1,0 +1,202 @@
+"""What people have today, measured beside Hotstart: a cold start by plain runc, and plain CRIU.
+
+``PeerStage`` owns what every peer start needs and outlives them: a network namespace with its
+loopback up, /dev, the dump files of ``criu-plain``. Each start gets a fresh overlay and ends with
+nothing running. The clock starts before runc is executed and stops at the first correct answer.
+
+CRIU is tuned as well as ours: network lock skipped, control groups left to runc, files checked by
+size only, and /run a tmpfs for runc and CRIU alone, because CRIU keeps its kernel probes only
+there (criu/kerndat.c). Programs inherit that /run from the thread that starts them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from bench.first_answer import FirstAnswer, FirstAnswerPoller, NoAnswer
+from bench.page_cache import drop_caches
+from bench.peer_config import DevDirectory, PeerProgram, make_config
+from bench.peer_container import PeerContainer, PeerFailed
+from bench.question import Question
+from bench.samples import Sample
+from hotstart.core.run import run
+from hotstart.kernel import mounts
+from hotstart.kernel.namespaces import (
+    call_in_network,
+    call_in_private_mounts,
+    create_network,
+    remove_network,
+)
+
+CRIU_OPTIONS = "network-lock skip\nmanage-cgroups ignore\nfile-validation filesize\n"
+RUN_BYTES = 64 << 20
+
+Result = TypeVar("Result")
+
+
+class PeerStage:
+    """Everything that peer starts share; a context manager. ``criu`` is the program in use."""
+
+    def __init__(self, scratch: Path, program: PeerProgram, criu: Path) -> None:
+        self._scratch = scratch
+        self._program = program
+        self._criu = criu
+        self._stack = ExitStack()
+        self._started = 0
+        self.netns = scratch / "netns"
+        self.dump = scratch / "dump"
+        self.dumped_upper = scratch / "dumped-upper"
+        self._config: dict[str, Any] = {}
+        self._run_directory = scratch / "run"
+
+    def __enter__(self) -> PeerStage:
+        try:
+            self._prepare()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def _prepare(self) -> None:
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._run_directory.mkdir()
+        mounts.tmpfs(self._run_directory, mode=0o755, size_bytes=RUN_BYTES)
+        self._stack.callback(mounts.unmount, self._run_directory, detach=True)
+        create_network(self.netns)
+        self._stack.callback(remove_network, self.netns)
+        call_in_network(self.netns, lambda: run(["ip", "link", "set", "lo", "up"]))
+        devices = self._stack.enter_context(DevDirectory(self._scratch / "devices"))
+        options = self._scratch / "criu.conf"
+        options.write_text(CRIU_OPTIONS)
+        self._config = make_config(
+            self._program, devices, self.netns, {"org.criu.config": str(options)}
+        )
+
+    def in_private_run(self, function: Callable[[], Result]) -> Result:
+        """Call ``function`` where /run is the stage's tmpfs, for it and what it starts."""
+
+        def inside() -> Result:
+            mounts.bind(self._run_directory, "/run")
+            return function()
+
+        return call_in_private_mounts(inside)
+
+    def container(self, upper: Path | None = None) -> PeerContainer:
+        """Return a container that is not started yet; its writable layer is a copy of ``upper``."""
+        self._started += 1
+        name = f"peer-{os.getpid()}-{self._started}"
+        return PeerContainer(
+            self._scratch / name,
+            self._program.tree,
+            self._config,
+            name=name,
+            upper=upper,
+            env=self._environment(),
+        )
+
+    def poller(self, question: Question, timeout_s: float) -> FirstAnswerPoller:
+        """Return a poller in the peers' network namespace."""
+        return FirstAnswerPoller(question, netns=self.netns, timeout_s=timeout_s)
+
+    def answers(self, questions: Sequence[Question], timeout_s: float) -> list[Question]:
+        """Ask a live, cold-started server; return the questions with its answers as reference."""
+
+        def ask() -> list[Question]:
+            with self.container() as container:
+                container.run()
+                return [self._reference(question, timeout_s) for question in questions]
+
+        return self.in_private_run(ask)
+
+    def _reference(self, question: Question, timeout_s: float) -> Question:
+        with self.poller(question, timeout_s) as poller:
+            poller.begin()
+            return question.expecting(poller.result().vector)
+
+    def capture(self, question: Question, timeout_s: float) -> None:
+        """Dump a server that has answered ``question`` once, for ``criu-plain``."""
+
+        def dump() -> None:
+            with self.container() as container:
+                container.run()
+                self._reference(question, timeout_s)
+                container.checkpoint(self.dump)
+                container.upper.rename(self.dumped_upper)
+                container.upper.mkdir()
+
+        self.in_private_run(dump)
+
+    def _environment(self) -> Mapping[str, str]:
+        # runc finds criu on PATH.
+        return {"PATH": f"{self._criu.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"}
+
+
+@dataclass(frozen=True, slots=True)
+class PeerPath:
+    """One measured path of a peer; ``verb`` is "run" or "restore"."""
+
+    name: str
+    stage: PeerStage
+    question: Question
+    verb: str = "run"
+    empty_page_cache: bool = False
+    timeout_s: float = 120.0
+
+    def measure(self, round_number: int) -> Sample:
+        """Start once; see ``bench.rounds.MeasuredPath``."""
+        return self.stage.in_private_run(lambda: self._measure(round_number))
+
+    def _measure(self, round_number: int) -> Sample:
+        restores = self.verb == "restore"
+        container = self.stage.container(self.stage.dumped_upper if restores else None)
+        with container, self.stage.poller(self.question, self.timeout_s) as poller:
+            if self.empty_page_cache:
+                drop_caches()
+            poller.begin()
+            started_s = time.monotonic()
+            runc_ms = container.restore(self.stage.dump) if restores else container.run()
+            answer = _answer(poller, container)
+        ready_ms = (answer.answered_s - started_s) * 1e3
+        return Sample(
+            path=self.name,
+            round=round_number,
+            ready_ms=ready_ms,
+            wall_ms=max(ready_ms, runc_ms),
+            phases=peer_phases(started_s, runc_ms, answer),
+            answer_ok=answer.wrong_answers == 0,
+        )
+
+
+def peer_phases(started_s: float, runc_ms: float, answer: FirstAnswer) -> dict[str, float]:
+    """Split a peer's start into what runc took, the way to listening, and the first answer."""
+    connected_ms = (answer.connected_s - started_s) * 1e3
+    ready_ms = (answer.answered_s - started_s) * 1e3
+    runc_part = min(runc_ms, connected_ms)
+    phases = {
+        "runc_ms": runc_part,
+        "until_listening_ms": connected_ms - runc_part,
+        "first_request_ms": ready_ms - connected_ms,
+    }
+    return phases | {"unaccounted_ms": max(0.0, ready_ms - sum(phases.values()))}
+
+
+def _answer(poller: FirstAnswerPoller, container: PeerContainer) -> FirstAnswer:
+    try:
+        return poller.result()
+    except NoAnswer as err:
+        raise PeerFailed("start", 0, f"{err}; container: {container.log()}") from err

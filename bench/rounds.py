@@ -1,0 +1,80 @@
+"""The harness: every path once a round, in an order that turns round from one round to the next.
+
+Interleaving puts a change of the machine's load into every path alike; turning the order round
+keeps a path from always following the same neighbour. A path that fails gives a failed sample
+with its reason and the rounds go on: one broken path must not cost the figures of all others.
+Interrupts are not caught. Owns nothing; the paths clean up after each start themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+from bench.samples import Sample
+from hotstart.core.errors import HotstartError
+from hotstart.core.log import get_logger
+from hotstart.core.progress import Progress, ProgressSink
+
+log = get_logger(__name__)
+
+
+class MeasuredPath(Protocol):
+    """One way to start the measured server."""
+
+    @property
+    def name(self) -> str:
+        """The path's name in the result document."""
+
+    def measure(self, round_number: int) -> Sample:
+        """Start once, measure to the first correct answer, and leave nothing running.
+
+        Raises HotstartError or OSError when there is no correct answer.
+        """
+
+
+def order_of_round(paths: Sequence[MeasuredPath], round_number: int) -> list[MeasuredPath]:
+    """Return the paths forwards in even rounds and backwards in odd ones."""
+    return list(paths) if round_number % 2 == 0 else list(reversed(paths))
+
+
+def run_rounds(paths: Sequence[MeasuredPath], rounds: int, progress: ProgressSink) -> list[Sample]:
+    """Measure every path ``rounds`` times; return all samples in the order they were taken."""
+    samples: list[Sample] = []
+    total = rounds * len(paths)
+    for round_number in range(rounds):
+        for path in order_of_round(paths, round_number):
+            sample = _measure(path, round_number)
+            samples.append(sample)
+            progress.update(
+                Progress(
+                    task=f"round {round_number + 1}/{rounds} {path.name} {_outcome(sample)}",
+                    done=len(samples),
+                    total=total,
+                    unit="starts",
+                    finished=True,
+                )
+            )
+    return samples
+
+
+def _measure(path: MeasuredPath, round_number: int) -> Sample:
+    try:
+        return path.measure(round_number)
+    except (HotstartError, OSError) as err:
+        log.warning("sample_failed", path=path.name, round=round_number, reason=str(err))
+        return Sample(
+            path=path.name,
+            round=round_number,
+            ready_ms=math.nan,
+            wall_ms=math.nan,
+            answer_ok=False,
+            problem=str(err),
+        )
+
+
+def _outcome(sample: Sample) -> str:
+    if not math.isfinite(sample.ready_ms):
+        return "failed"
+    return f"{sample.ready_ms:.0f} ms"
