@@ -1,8 +1,9 @@
 """One container of a peer: plain runc on an overlay of an unpacked tree, apart from the agent.
 
 ``PeerContainer`` owns a directory with the bundle, the writable layer, runc's state and the
-container itself, and removes all of it when its context ends, whatever happened inside. The
-overlay is mounted and /dev made before the clock starts: peers get these for nothing.
+container itself, and removes all of it when its context ends, whatever happened inside. Bundle,
+overlay and /dev are made by the product's own code (same hardened configuration, same bind
+mounts) and before the clock starts: peers get these for nothing.
 
 Standard streams are three pipes, as the product has them; their last lines explain a failure.
 Needs root.
@@ -11,52 +12,68 @@ Needs root.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from hotstart.core.errors import HotstartError
-from hotstart.core.run import run, spawn
-from hotstart.kernel import mounts
+from hotstart.core.run import CommandTimedOut, TimeoutExpired, run, spawn
+from runtime.bundle import write_bundle
+from runtime.container_directory import ContainerDirectory
+from runtime.container_spec import ContainerSpec
+from runtime.dev_shm import mount_dev_shm
+from runtime.rootfs import mount_rootfs, write_host_files
 
 LOG_BYTES = 4096
-DELETE_TIMEOUT_S = 30.0
+RUNC_TIMEOUT_S = 60.0
 
 
 class PeerFailed(HotstartError):
-    """runc ended with an error; ``log`` holds what it and the container wrote last."""
+    """A peer did not do what was asked; ``log`` holds what it and the container wrote last."""
 
-    def __init__(self, action: str, status: int, log: str) -> None:
-        last = log.strip().splitlines()[-1] if log.strip() else "no message"
-        super().__init__(f"runc {action}: exit status {status}: {last}")
+    def __init__(self, action: str, reason: str, log: str) -> None:
+        last = " | ".join(log.strip().splitlines()[-3:]) or "no message"
+        super().__init__(f"{action}: {reason}: {last}")
         self.log = log
+
+
+@dataclass(frozen=True, slots=True)
+class PeerProgram:
+    """What a peer runs: the unpacked tree, and the program in it."""
+
+    tree: Path
+    argv: tuple[str, ...]
+    env: tuple[str, ...] = ()
+
+    def image_config(self) -> dict[str, object]:
+        """Return the image configuration that says the same."""
+        return {"config": {"Cmd": list(self.argv), "Env": list(self.env)}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerPlace:
+    """What a container finds on the host: its network, CRIU's options, runc's environment."""
+
+    netns: Path
+    criu_config: Path
+    env: Mapping[str, str]
 
 
 class PeerContainer:
     """A bundle with its overlay, ready for ``run``, ``checkpoint`` or ``restore``."""
 
     def __init__(
-        self,
-        directory: Path,
-        lower: Path,
-        config: Mapping[str, Any],
-        *,
-        name: str,
-        env: Mapping[str, str],
-        upper: Path | None = None,
+        self, directory: Path, program: PeerProgram, place: PeerPlace, upper: Path | None = None
     ) -> None:
-        self.directory = directory
-        self.name = name
-        self._lower = lower
+        """``upper``: a writable layer to begin with, copied; None: an empty one."""
+        self.directory = ContainerDirectory(directory)
+        self._program = program
+        self._place = place
         self._first_upper = upper
-        self._config = config
-        self._env = env
         self._stack = ExitStack()
         self._read_ends: list[int] = []
 
@@ -76,78 +93,24 @@ class PeerContainer:
     ) -> None:
         self._stack.close()
 
-    @property
-    def upper(self) -> Path:
-        """The writable layer's directory."""
-        return self.directory / "upper"
-
     def run(self) -> float:
         """Create and start the container; return the milliseconds until runc came back."""
         return self._start("run", [])
 
     def restore(self, image: Path) -> float:
         """Restore the container from dump files; return the milliseconds until runc came back."""
-        work = self.directory / "restore-work"
-        work.mkdir()
-        return self._start("restore", ["--image-path", str(image), "--work-path", str(work)])
+        work = ["--work-path", str(self.directory.criu)]
+        return self._start("restore", ["--image-path", str(image), *work])
 
     def checkpoint(self, image: Path) -> None:
         """Freeze the container into dump files at ``image`` and end it."""
-        work = self.directory / "checkpoint-work"
-        work.mkdir()
         image.mkdir(parents=True)
-        arguments = ["checkpoint", "--image-path", str(image), "--work-path", str(work)]
-        done = run(self._runc([*arguments, self.name]), env=self._env, check=False)
+        paths = ["--image-path", str(image), "--work-path", str(self.directory.criu)]
+        argv = self._runc(["checkpoint", *paths, self.directory.name])
+        done = run(argv, env=self._place.env, check=False, timeout_s=RUNC_TIMEOUT_S)
         if done.status != 0:
-            log = done.stderr.decode(errors="replace") + _tail(work / "dump.log")
-            raise PeerFailed("checkpoint", done.status, log)
-
-    def _prepare(self) -> None:
-        self.directory.mkdir(parents=True)
-        self._stack.callback(shutil.rmtree, self.directory)
-        for part in ("rootfs", "work", "runc"):
-            (self.directory / part).mkdir()
-        if self._first_upper is None:
-            self.upper.mkdir()
-        else:
-            run(["cp", "--archive", str(self._first_upper), str(self.upper)])
-        rootfs = self.directory / "rootfs"
-        mounts.overlay([self._lower], self.upper, self.directory / "work", rootfs)
-        self._stack.callback(mounts.unmount, rootfs, detach=True)
-        (self.directory / "config.json").write_text(json.dumps(self._config))
-        self._stack.callback(self._delete)
-
-    def _runc(self, arguments: Sequence[str]) -> list[str]:
-        return ["runc", "--root", str(self.directory / "runc"), *arguments]
-
-    def _start(self, verb: str, arguments: Sequence[str]) -> float:
-        argv = self._runc([verb, "--detach", "--bundle", str(self.directory), *arguments])
-        with ExitStack() as ends:
-            pipes = [os.pipe() for _ in range(3)]
-            # Standard input stays open for the container's life; of its output, the container
-            # alone holds the write ends.
-            for held in (pipes[0][1], pipes[1][0], pipes[2][0]):
-                self._stack.callback(os.close, held)
-            for passed in (pipes[0][0], pipes[1][1], pipes[2][1]):
-                ends.callback(os.close, passed)
-            self._read_ends = [pipes[1][0], pipes[2][0]]
-            started_s = time.monotonic()
-            with (
-                open(pipes[0][0], "rb", closefd=False) as stdin,
-                open(pipes[1][1], "wb", closefd=False) as stdout,
-                open(pipes[2][1], "wb", closefd=False) as stderr,
-            ):
-                process = spawn(
-                    [*argv, self.name], stdin=stdin, stdout=stdout, stderr=stderr, env=self._env
-                )
-            status = process.wait()
-            elapsed_ms = (time.monotonic() - started_s) * 1e3
-        if status != 0:
-            raise PeerFailed(verb, status, self.log() + _tail(self._restore_log()))
-        return elapsed_ms
-
-    def _restore_log(self) -> Path:
-        return self.directory / "restore-work" / "restore.log"
+            log = done.stderr.decode(errors="replace") + _tail(self.directory.criu / "dump.log")
+            raise PeerFailed("runc checkpoint", f"exit status {done.status}", log)
 
     def log(self) -> str:
         """Return what is waiting in the pipes of standard output and error."""
@@ -158,13 +121,68 @@ class PeerContainer:
                 text += os.read(end, LOG_BYTES).decode(errors="replace")
         return text
 
-    def _delete(self) -> None:
-        run(
-            self._runc(["delete", "--force", self.name]),
-            env=self._env,
-            check=False,
-            timeout_s=DELETE_TIMEOUT_S,
+    def _prepare(self) -> None:
+        directory = self.directory
+        self._stack.callback(directory.remove)
+        directory.create()
+        if self._first_upper is not None:
+            directory.upper.rmdir()
+            run(["cp", "--archive", str(self._first_upper), str(directory.upper)])
+        mount_rootfs([self._program.tree], directory.upper, directory.work, directory.rootfs)
+        if self._first_upper is None:
+            write_host_files(directory.rootfs, directory.name, "")
+        mount_dev_shm(directory.dev, directory.shm)
+        write_bundle(
+            directory,
+            ContainerSpec(name=directory.name),
+            self._program.image_config(),
+            netns=self._place.netns,
+            cgroup=f"/hotstart-bench/{directory.name}",
+            criu_config=self._place.criu_config,
         )
+        self._stack.callback(self._delete)
+
+    def _runc(self, arguments: Sequence[str]) -> list[str]:
+        return ["runc", "--root", str(self.directory.runc_root), *arguments]
+
+    def _start(self, verb: str, arguments: Sequence[str]) -> float:
+        bundle = str(self.directory.bundle)
+        argv = self._runc([verb, "--detach", "--bundle", bundle, *arguments, self.directory.name])
+        with ExitStack() as passed:
+            stdin, stdout, stderr = self._pipes(passed)
+            started_s = time.monotonic()
+            process = spawn(argv, stdin=stdin, stdout=stdout, stderr=stderr, env=self._place.env)
+            try:
+                status = process.wait(RUNC_TIMEOUT_S)
+            except TimeoutExpired as err:
+                process.kill()
+                process.wait()
+                raise CommandTimedOut(argv, RUNC_TIMEOUT_S) from err
+            elapsed_ms = (time.monotonic() - started_s) * 1e3
+        if status != 0:
+            log = self.log() + _tail(self.directory.criu / "restore.log")
+            raise PeerFailed(f"runc {verb}", f"exit status {status}", log)
+        return elapsed_ms
+
+    def _pipes(self, passed: ExitStack) -> tuple[int, int, int]:
+        """Make the three pipes; the passed ends close with ``passed``, ours with the container.
+
+        Standard input stays open for the container's life; of its output, the container alone
+        holds the write ends.
+        """
+        inner, held = os.pipe()
+        out_end, stdout = os.pipe()
+        err_end, stderr = os.pipe()
+        for fd in (held, out_end, err_end):
+            self._stack.callback(os.close, fd)
+        for fd in (inner, stdout, stderr):
+            passed.callback(os.close, fd)
+        self._read_ends = [out_end, err_end]
+        return inner, stdout, stderr
+
+    def _delete(self) -> None:
+        argv = self._runc(["delete", "--force", self.directory.name])
+        run(argv, env=self._place.env, check=False, timeout_s=RUNC_TIMEOUT_S)
 
 
 def _tail(path: Path) -> str:

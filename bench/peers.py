@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from bench.first_answer import FirstAnswer, FirstAnswerPoller, NoAnswer
 from bench.page_cache import drop_caches
-from bench.peer_config import DevDirectory, PeerProgram, make_config
-from bench.peer_container import PeerContainer, PeerFailed
+from bench.peer_container import PeerContainer, PeerFailed, PeerPlace, PeerProgram
 from bench.question import Question
 from bench.samples import Sample
 from hotstart.core.run import run
@@ -47,14 +46,18 @@ class PeerStage:
     def __init__(self, scratch: Path, program: PeerProgram, criu: Path) -> None:
         self._scratch = scratch
         self._program = program
-        self._criu = criu
+        self._run_directory = scratch / "run"
         self._stack = ExitStack()
         self._started = 0
         self.netns = scratch / "netns"
         self.dump = scratch / "dump"
         self.dumped_upper = scratch / "dumped-upper"
-        self._config: dict[str, Any] = {}
-        self._run_directory = scratch / "run"
+        self._place = PeerPlace(
+            netns=self.netns,
+            criu_config=scratch / "criu.conf",
+            # runc finds criu on PATH.
+            env={"PATH": f"{criu.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"},
+        )
 
     def __enter__(self) -> PeerStage:
         try:
@@ -80,12 +83,7 @@ class PeerStage:
         create_network(self.netns)
         self._stack.callback(remove_network, self.netns)
         call_in_network(self.netns, lambda: run(["ip", "link", "set", "lo", "up"]))
-        devices = self._stack.enter_context(DevDirectory(self._scratch / "devices"))
-        options = self._scratch / "criu.conf"
-        options.write_text(CRIU_OPTIONS)
-        self._config = make_config(
-            self._program, devices, self.netns, {"org.criu.config": str(options)}
-        )
+        self._place.criu_config.write_text(CRIU_OPTIONS)
 
     def in_private_run(self, function: Callable[[], Result]) -> Result:
         """Call ``function`` where /run is the stage's tmpfs, for it and what it starts."""
@@ -99,15 +97,8 @@ class PeerStage:
     def container(self, upper: Path | None = None) -> PeerContainer:
         """Return a container that is not started yet; its writable layer is a copy of ``upper``."""
         self._started += 1
-        name = f"peer-{os.getpid()}-{self._started}"
-        return PeerContainer(
-            self._scratch / name,
-            self._program.tree,
-            self._config,
-            name=name,
-            upper=upper,
-            env=self._environment(),
-        )
+        directory = self._scratch / f"peer-{os.getpid()}-{self._started}"
+        return PeerContainer(directory, self._program, self._place, upper)
 
     def poller(self, question: Question, timeout_s: float) -> FirstAnswerPoller:
         """Return a poller in the peers' network namespace."""
@@ -136,14 +127,9 @@ class PeerStage:
                 container.run()
                 self._reference(question, timeout_s)
                 container.checkpoint(self.dump)
-                container.upper.rename(self.dumped_upper)
-                container.upper.mkdir()
+                run(["cp", "--archive", str(container.directory.upper), str(self.dumped_upper)])
 
         self.in_private_run(dump)
-
-    def _environment(self) -> Mapping[str, str]:
-        # runc finds criu on PATH.
-        return {"PATH": f"{self._criu.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,4 +185,4 @@ def _answer(poller: FirstAnswerPoller, container: PeerContainer) -> FirstAnswer:
     try:
         return poller.result()
     except NoAnswer as err:
-        raise PeerFailed("start", 0, f"{err}; container: {container.log()}") from err
+        raise PeerFailed("first answer", str(err), container.log()) from err

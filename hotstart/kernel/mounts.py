@@ -123,7 +123,8 @@ def _escape(path: str) -> str:
 
 def mount_table() -> list[MountEntry]:
     """Return the mounts of the caller's mount namespace, oldest first."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+    # thread-self: a thread may be in a mount namespace of its own, self is the main thread's.
+    with open("/proc/thread-self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
         return [_parse(line) for line in table]
 
 
