@@ -41,10 +41,10 @@ def load_average() -> list[float]:
     return [round(value, 2) for value in os.getloadavg()]
 
 
-def file_system_of(path: Path) -> str | None:
+def file_system_of(path: str | Path) -> str | None:
     """Return the type of the file system that holds ``path``."""
     best: tuple[int, str] | None = None
-    target = str(path.resolve())
+    target = str(Path(path).resolve())
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, mount_point, kind = line.split()[:3]
         point = mount_point.encode().decode("unicode_escape")

@@ -15,12 +15,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import bench
 from bench.link_emulator import LinkCount
 from bench.question import Question
 from hotstart.core.errors import Unavailable
 from hotstart.core.run import PIPE, Process, spawn
 
 INTERVAL_S = 0.001
+SOURCE = Path(bench.__file__).parents[1]
+"""Where the packages are, installed or not: python -m looks in its working directory first."""
 
 
 class NoAnswer(Unavailable):
@@ -79,7 +82,9 @@ class FirstAnswerPoller:
         self.close()
 
     def _start(self) -> None:
-        self._process = spawn([sys.executable, "-m", "bench.poller"], stdin=PIPE, stdout=PIPE)
+        self._process = spawn(
+            [sys.executable, "-m", "bench.poller"], stdin=PIPE, stdout=PIPE, cwd=SOURCE
+        )
         self._send(
             {
                 "netns": None if self._netns is None else str(self._netns),

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+import bench
 from hotstart.core.errors import Unavailable
 from hotstart.core.run import PIPE, Process, TimeoutExpired, spawn
 
@@ -27,6 +28,8 @@ COUNTERS = struct.Struct("=4Q")
 """Connections, requests, bytes to the store, bytes from the store; since the relay began."""
 
 STOP_TIMEOUT_S = 5.0
+SOURCE = Path(bench.__file__).parents[1]
+"""Where the packages are, installed or not: python -m looks in its working directory first."""
 
 
 class RelayFailed(Unavailable):
@@ -130,7 +133,9 @@ class LinkEmulator:
             "bytes_per_s": self.link.megabytes_per_s * 1e6,
             "counters": str(self._counters),
         }
-        process = spawn([sys.executable, "-m", "bench.link_relay"], stdin=PIPE, stdout=PIPE)
+        process = spawn(
+            [sys.executable, "-m", "bench.link_relay"], stdin=PIPE, stdout=PIPE, cwd=SOURCE
+        )
         self._process = process
         if process.stdin is None or process.stdout is None:  # PIPE was asked for above
             raise RelayFailed("link relay: started without pipes")

@@ -1,0 +1,77 @@
+"""The peers for real: runc and CRIU on an overlay of this machine's own root."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.peer_container import PeerFailed, PeerProgram
+from bench.peers import PeerPath, PeerStage
+from bench.question import Question
+from hotstart.kernel.mounts import mounts_below
+
+pytestmark = pytest.mark.kernel
+
+CRIU = Path("/opt/hotstart/criu/bin/criu")
+SERVER = Path(__file__).parent / "tiny_server.py"
+QUESTION = Question("hello")
+
+
+def program(*argv):
+    return PeerProgram(Path("/"), tuple(map(str, argv)), ("PATH=/usr/bin:/bin",))
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    yield tmp_path / "stage"
+    assert mounts_below(tmp_path) == []
+
+
+def python():
+    return Path(sys.executable).resolve()
+
+
+def test_cold_and_restored_servers_give_the_same_correct_answer(scratch):
+    with PeerStage(scratch, program(python(), SERVER, "0.0.0.0", 8000), CRIU) as stage:
+        (question,) = stage.answers([QUESTION], 20)
+        assert question.expected == (0.05, 0.25, -1.0)
+        stage.capture(question, 20)
+        for path in (
+            PeerPath("cold", stage, question, timeout_s=20),
+            PeerPath("criu-plain", stage, question, "restore", timeout_s=20),
+            PeerPath("criu-plain", stage, question, "restore", timeout_s=20),
+        ):
+            sample = path.measure(0)
+            assert sample.answer_ok
+            assert sample.ready_ms > 0
+            assert sample.wall_ms >= sample.ready_ms
+            assert sum(sample.phases.values()) == pytest.approx(sample.ready_ms)
+        assert not list(scratch.glob("peer-*"))
+    assert not (scratch / "netns").exists()
+
+
+def test_a_wrong_answer_is_never_ready(scratch):
+    with PeerStage(scratch, program(python(), SERVER, "0.0.0.0", 8000), CRIU) as stage:
+        wrong = QUESTION.expecting([0.05, 0.25, 1.0])
+        with pytest.raises(PeerFailed, match="no correct answer") as caught:
+            PeerPath("cold", stage, wrong, timeout_s=2).measure(0)
+        assert "wrong answers" in str(caught.value)
+        assert not list(scratch.glob("peer-*"))
+
+
+def test_a_program_that_ends_is_reported_with_its_last_words(scratch):
+    argv = (python(), "-c", "import sys; sys.exit('no model here')")
+    with (
+        PeerStage(scratch, program(*argv), CRIU) as stage,
+        pytest.raises(PeerFailed, match="no model here"),
+    ):
+        PeerPath("cold", stage, QUESTION, timeout_s=1).measure(0)
+
+
+def test_a_program_that_does_not_exist_leaves_nothing(scratch):
+    with (
+        PeerStage(scratch, program("/does/not/exist"), CRIU) as stage,
+        pytest.raises(PeerFailed, match="runc run"),
+    ):
+        PeerPath("cold", stage, QUESTION, timeout_s=1).measure(0)
+    assert not list(scratch.glob("peer-*"))
