@@ -1,0 +1,1 @@
+"""Containers on one machine: bundle, network, monitor, and the routes to *ready*."""
