@@ -23,8 +23,8 @@ from agent.proto.generated import hotstart_pb2_grpc as pb_grpc
 from agent.status import AgentFailed, rebuild
 from agent.values import (
     AgentStatus,
-    ContainerOptions,
     ContainerView,
+    ExecSpec,
     FallbackRule,
     FillerName,
     LogPiece,
@@ -36,6 +36,7 @@ from agent.values import (
 )
 from hotstart.core.errors import UserError
 from hotstart.core.progress import NullSink, ProgressSink
+from runtime.container_spec import ContainerSpec
 
 CHANNEL_OPTIONS = (
     # Error details carry the container's last log lines; gRPC's own limit is 8 KiB.
@@ -128,7 +129,7 @@ class AgentClient:
         store_url: str,
         reference: str,
         *,
-        options: ContainerOptions,
+        spec: ContainerSpec,
         no_snapshot: bool = False,
         background_fill: bool = True,
         listener: Listener = SILENT,
@@ -137,7 +138,7 @@ class AgentClient:
         request = pb.RunRequest(
             store_url=store_url,
             reference=reference,
-            options=convert.options_to(options),
+            options=convert.spec_to(spec),
             no_snapshot=no_snapshot,
             no_background_fill=not background_fill,
         )
@@ -148,7 +149,7 @@ class AgentClient:
         store_url: str,
         reference: str,
         *,
-        options: ContainerOptions,
+        spec: ContainerSpec,
         fallback: FallbackRule = "default",
         trust_unsigned: bool = False,
         allow_clones: bool = False,
@@ -159,7 +160,7 @@ class AgentClient:
         request = pb.RestoreRequest(
             store_url=store_url,
             reference=reference,
-            options=convert.options_to(options),
+            options=convert.spec_to(spec),
             fallback=_FALLBACK[fallback],
             trust_unsigned=trust_unsigned,
             allow_clones=allow_clones,
@@ -257,22 +258,15 @@ class AgentClient:
 
     def exec(
         self,
-        container: str,
-        argv: Iterable[str],
+        spec: ExecSpec,
         *,
-        env: Iterable[str] = (),
-        workdir: str = "",
-        user: str = "",
         stdin: Iterable[bytes] = (),
         output: Callable[[str, bytes], object],
     ) -> int:
         """Run a program in a container; ``output`` gets its streams. Return its exit status."""
-        start = pb.ExecStart(
-            container=container, argv=list(argv), env=list(env), workdir=workdir, user=user
-        )
 
         def requests() -> Iterator[pb.ExecRequest]:
-            yield pb.ExecRequest(start=start)
+            yield pb.ExecRequest(start=convert.exec_to(spec))
             for piece in stdin:
                 yield pb.ExecRequest(stdin=piece)
             yield pb.ExecRequest(stdin_end=True)
@@ -283,7 +277,7 @@ class AgentClient:
                 if which == "exit_status":
                     return int(event.exit_status)
                 output(which, getattr(event, which))
-        raise AgentFailed(f"{container}: the program's exit status was lost; see agent.log")
+        raise AgentFailed(f"{spec.container}: the program's exit status was lost; see agent.log")
 
     def _result(self, method: Message, request: Message, listener: Listener) -> Message:
         """Make a long call: pass its events on, return the message of its result."""

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from agent.proto.generated import hotstart_pb2 as pb
 from agent.values import (
-    DEFAULT_READY_TIMEOUT_S,
     AgentStatus,
-    ContainerOptions,
     ContainerView,
+    ExecSpec,
     MountView,
-    PublishedPort,
     PullReport,
     SnapshotReport,
     StartReport,
-    Volume,
     WorkerView,
 )
 from hotstart.core.progress import Progress
+from runtime.container_spec import ContainerSpec, PortMapping, Volume, generate_name
 
 
 def progress_to(event: Progress) -> pb.Progress:
@@ -36,53 +34,54 @@ def progress_from(message: pb.Progress) -> Progress:
     return Progress(message.task, message.done, total, message.unit or "bytes", message.finished)
 
 
-def options_to(options: ContainerOptions) -> pb.ContainerOptions:
+def spec_to(spec: ContainerSpec) -> pb.ContainerOptions:
     """Return the message of what a caller wants of a container."""
     return pb.ContainerOptions(
-        name=options.name,
-        argv=options.argv,
-        env=options.env,
-        workdir=options.workdir,
-        user=options.user,
-        hostname=options.hostname,
-        ports=[port_to(port) for port in options.ports],
+        name=spec.name,
+        argv=pb.Words(words=spec.argv) if spec.argv is not None else None,
+        env=spec.env,
+        workdir=spec.workdir,
+        user=spec.user,
+        hostname=spec.hostname,
+        ports=[port_to(port) for port in spec.ports],
         volumes=[
             pb.Volume(host=v.host, container=v.container, read_only=v.read_only)
-            for v in options.volumes
+            for v in spec.volumes
         ],
-        memory_bytes=options.memory_bytes,
-        cpus=options.cpus,
-        ready=options.ready,
-        ready_timeout_s=options.ready_timeout_s,
+        memory_bytes=spec.memory_bytes,
+        cpus=spec.cpus,
+        ready=spec.ready,
+        ready_timeout_s=spec.ready_timeout_s,
     )
 
 
-def options_from(message: pb.ContainerOptions) -> ContainerOptions:
-    """Return what a caller wants of a container."""
-    return ContainerOptions(
-        name=message.name,
-        argv=tuple(message.argv),
+def spec_from(message: pb.ContainerOptions) -> ContainerSpec:
+    """Return what a caller wants of a container. Raises UserError for what cannot be."""
+    optional = {
+        name: getattr(message, name)
+        for name in ("workdir", "user", "hostname", "memory_bytes", "cpus", "ready")
+        if message.HasField(name)
+    }
+    if message.ready_timeout_s:
+        optional["ready_timeout_s"] = message.ready_timeout_s
+    return ContainerSpec(
+        name=message.name or generate_name(),
+        argv=tuple(message.argv.words) if message.HasField("argv") else None,
         env=tuple(message.env),
-        workdir=message.workdir,
-        user=message.user,
-        hostname=message.hostname,
         ports=tuple(port_from(port) for port in message.ports),
         volumes=tuple(Volume(v.host, v.container, v.read_only) for v in message.volumes),
-        memory_bytes=message.memory_bytes,
-        cpus=message.cpus,
-        ready=message.ready,
-        ready_timeout_s=message.ready_timeout_s or DEFAULT_READY_TIMEOUT_S,
+        **optional,
     )
 
 
-def port_to(port: PublishedPort) -> pb.Port:
+def port_to(port: PortMapping) -> pb.Port:
     """Return the message of a published port."""
     return pb.Port(address=port.address, host=port.host, container=port.container)
 
 
-def port_from(message: pb.Port) -> PublishedPort:
+def port_from(message: pb.Port) -> PortMapping:
     """Return a published port."""
-    return PublishedPort(message.host, message.container, message.address)
+    return PortMapping(message.host, message.container, message.address)
 
 
 def container_to(view: ContainerView) -> pb.Container:
@@ -148,6 +147,24 @@ def start_from(message: pb.StartResult) -> StartReport:
         marks=dict(message.marks),
         fetched_bytes=message.fetched_bytes,
         fallback_reason=message.fallback_reason,
+    )
+
+
+def exec_to(spec: ExecSpec) -> pb.ExecStart:
+    """Return the message of a program to run."""
+    return pb.ExecStart(
+        container=spec.container,
+        argv=spec.argv,
+        env=spec.env,
+        workdir=spec.workdir,
+        user=spec.user,
+    )
+
+
+def exec_from(message: pb.ExecStart) -> ExecSpec:
+    """Return a program to run."""
+    return ExecSpec(
+        message.container, tuple(message.argv), tuple(message.env), message.workdir, message.user
     )
 
 

@@ -1,6 +1,7 @@
 """What the agent's calls take and give, as plain values: the vocabulary of client and service.
 
-Neither the command line nor the benchmark sees gRPC; they see these. Every value is read-only and
+Neither the command line nor the benchmark sees gRPC; they see these, and runtime's ContainerSpec
+for what a caller wants of a container. Every value is read-only and
 has a JSON form (`dataclasses.asdict`), which is what the command line prints with ``--json``.
 """
 
@@ -10,48 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from runtime.container_spec import PortMapping
+
 FillerName = Literal["auto", "fanotify", "fuse"]
 FallbackRule = Literal["default", "allow", "forbid"]
 Statefulness = Literal["prove", "stateless", "stateful"]
-
-DEFAULT_READY_TIMEOUT_S = 60.0
-DEFAULT_GRACE_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class PublishedPort:
-    """A port of the host that leads to one of the container; no address: the loopback ones."""
-
-    host: int
-    container: int
-    address: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """A path of the host, seen at a path of the container. Both absolute."""
-
-    host: str
-    container: str
-    read_only: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerOptions:
-    """What shall differ from the image's (or snapshot's) own configuration; empty: as there."""
-
-    name: str = ""
-    argv: tuple[str, ...] = ()
-    env: tuple[str, ...] = ()
-    workdir: str = ""
-    user: str = ""
-    hostname: str = ""
-    ports: tuple[PublishedPort, ...] = ()
-    volumes: tuple[Volume, ...] = ()
-    memory_bytes: int = 0
-    cpus: float = 0.0
-    ready: str = ""
-    ready_timeout_s: float = DEFAULT_READY_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +34,7 @@ class ContainerView:
     finished_ns: int
     route: str
     address: str
-    ports: tuple[PublishedPort, ...]
+    ports: tuple[PortMapping, ...]
     ready: bool
 
 
@@ -123,6 +87,17 @@ class PullReport:
     size_bytes: int
     fetched_bytes: int
     elapsed_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExecSpec:
+    """A program to run in a running container; empty: as the container itself has it."""
+
+    container: str
+    argv: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    workdir: str = ""
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,12 @@ class Volume(_message.Message):
     read_only: bool
     def __init__(self, host: _Optional[str] = ..., container: _Optional[str] = ..., read_only: _Optional[bool] = ...) -> None: ...
 
+class Words(_message.Message):
+    __slots__ = ("words",)
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    words: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, words: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class ContainerOptions(_message.Message):
     __slots__ = ("name", "argv", "env", "workdir", "user", "hostname", "ports", "volumes", "memory_bytes", "cpus", "ready", "ready_timeout_s")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -92,7 +98,7 @@ class ContainerOptions(_message.Message):
     READY_FIELD_NUMBER: _ClassVar[int]
     READY_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     name: str
-    argv: _containers.RepeatedScalarFieldContainer[str]
+    argv: Words
     env: _containers.RepeatedScalarFieldContainer[str]
     workdir: str
     user: str
@@ -103,7 +109,7 @@ class ContainerOptions(_message.Message):
     cpus: float
     ready: str
     ready_timeout_s: float
-    def __init__(self, name: _Optional[str] = ..., argv: _Optional[_Iterable[str]] = ..., env: _Optional[_Iterable[str]] = ..., workdir: _Optional[str] = ..., user: _Optional[str] = ..., hostname: _Optional[str] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ..., memory_bytes: _Optional[int] = ..., cpus: _Optional[float] = ..., ready: _Optional[str] = ..., ready_timeout_s: _Optional[float] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., argv: _Optional[_Union[Words, _Mapping]] = ..., env: _Optional[_Iterable[str]] = ..., workdir: _Optional[str] = ..., user: _Optional[str] = ..., hostname: _Optional[str] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ..., memory_bytes: _Optional[int] = ..., cpus: _Optional[float] = ..., ready: _Optional[str] = ..., ready_timeout_s: _Optional[float] = ...) -> None: ...
 
 class RunRequest(_message.Message):
     __slots__ = ("store_url", "reference", "options", "no_snapshot", "no_background_fill")

@@ -1,0 +1,152 @@
+"""The agent's process: ``python -m agent.main --root DIR [--filler NAME] [--foreground]``.
+
+It holds ROOT/agent.lock (flock) as long as it lives, so there is one agent per root; writes its
+lines to ROOT/agent.log; answers on ROOT/agent.sock (mode 0660) once everything that was running
+is adopted. SIGTERM and SIGINT end it and leave containers, mounts and keepers as they are.
+
+Exit status: 0 ended as asked, 1 could not start (the log's last line says why), 75 the root is
+locked by another agent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import logging.handlers
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+
+from agent.client import CHANNEL_OPTIONS, socket_of
+from agent.launch import LOCK_TAKEN_STATUS
+from agent.node import Node
+from agent.proto.generated import hotstart_pb2_grpc as pb_grpc
+from agent.service import Service
+from agent.values import FillerName
+from hotstart.core.errors import HotstartError
+from hotstart.core.log import configure, get_logger
+from hotstart.kernel.cgroup import Group
+
+log = get_logger(__name__)
+
+_CALL_THREADS = 128
+"""Followed logs and waits each hold one; a thread that waits costs little."""
+_LOG_BYTES = 8 << 20
+_CALLS_END_S = 10.0
+
+
+class RootLocked(HotstartError):
+    """Another agent owns this root."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the agent of one root until it is told to end."""
+    parser = argparse.ArgumentParser(prog="hotstart-agent", description=__doc__)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--filler", choices=("auto", "fanotify", "fuse"), default="auto")
+    parser.add_argument("--foreground", action="store_true")
+    options = parser.parse_args(arguments)
+    root: Path = options.root.absolute()
+    root.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _log_to(root / "agent.log", foreground=options.foreground)
+    try:
+        with _locked(root):
+            serve(root, filler=options.filler, own_group=not options.foreground)
+    except RootLocked as err:
+        log.error("agent_refused", reason=err)  # noqa: TRY400  # expected: no traceback
+        return LOCK_TAKEN_STATUS
+    except HotstartError as err:
+        log.error("agent_failed", reason=err)  # noqa: TRY400  # the sentence says it all
+        return 1
+    except Exception:
+        logging.getLogger(__name__).exception("agent_broken")
+        return 1
+    return 0
+
+
+def serve(root: Path, *, filler: FillerName, own_group: bool) -> None:
+    """Adopt what runs, answer calls, and return when told to end."""
+    os.chdir("/")
+    if own_group:
+        _join_own_group(root)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Node(root, filler=filler) as node:
+        server = grpc.server(
+            ThreadPoolExecutor(_CALL_THREADS, thread_name_prefix="call"), options=CHANNEL_OPTIONS
+        )
+        pb_grpc.add_AgentServicer_to_server(Service(node, ended.set), server)
+        with _socket(root, server):
+            server.start()
+            log.info("agent_started", root=root, pid=os.getpid(), filler=node.filler)
+            ended.wait()
+            node.stop_accepting()
+            server.stop(_CALLS_END_S).wait()
+    log.info("agent_ended", root=root)
+
+
+@contextmanager
+def _socket(root: Path, server: grpc.Server) -> Iterator[None]:
+    """Bind the socket with mode 0660 from its first moment; remove it at the end."""
+    path = socket_of(root)
+    path.unlink(missing_ok=True)  # ours: we hold the lock
+    before = os.umask(0o117)
+    try:
+        server.add_insecure_port(f"unix:{path}")
+    finally:
+        os.umask(before)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Hold the root's lock and write the pid beside it. Raises RootLocked."""
+    with open(root / "agent.lock", "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            raise RootLocked(f"{root}: another agent owns this root") from err
+        pid_file = root / "agent.pid"
+        pid_file.write_text(f"{os.getpid()}\n")
+        try:
+            yield
+        finally:
+            pid_file.unlink(missing_ok=True)
+
+
+def _log_to(path: Path, *, foreground: bool) -> None:
+    """Write lines to ``path``, two older pieces kept, and to stderr in the foreground."""
+    configure()
+    file = logging.handlers.RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=2)
+    root_logger = logging.getLogger()
+    file.setFormatter(root_logger.handlers[0].formatter)
+    if not foreground:
+        root_logger.handlers.clear()
+    root_logger.addHandler(file)
+
+
+def _join_own_group(root: Path) -> None:
+    """Leave the caller's control group: a session that ends takes its group's processes along."""
+    try:
+        group = Group.named(f"hotstart-agents/{root.name}-{os.getpid()}")
+        group.create()
+        group.attach(os.getpid())
+    except (OSError, HotstartError) as err:
+        log.warning("agent_group", reason=err)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""``hotstart agent``: run, start, stop or ask the agent of this root."""
+
+from __future__ import annotations
+
+import click
+
+from agent.launch import await_end, connect, is_running, require_root
+from agent.values import FillerName
+from cli.agents import has_state, open_agent
+from cli.command import HotstartCommand
+from cli.container_cmd import duration
+from cli.mount_cmd import FILLERS
+from cli.output import say, show, show_json
+from cli.settings import Settings
+
+
+@click.group("agent")
+def agent() -> None:
+    """Run, start, stop or ask the node agent: one per root."""
+
+
+@agent.command("run", cls=HotstartCommand)
+@click.option(
+    "--filler", type=FILLERS, default="auto", show_default=True, help="How absent data is brought."
+)
+@click.pass_obj
+def run(settings: Settings, filler: FillerName) -> int:
+    """Run the agent here, until it is told to end; its lines go to stderr too."""
+    from agent.main import main as serve  # a whole server: only this command needs it
+
+    require_root("the agent")
+    return serve(["--root", str(settings.root), "--filler", filler, "--foreground"])
+
+
+@agent.command("start", cls=HotstartCommand)
+@click.option(
+    "--filler", type=FILLERS, default="auto", show_default=True, help="How absent data is brought."
+)
+@click.pass_obj
+def start(settings: Settings, filler: FillerName) -> None:
+    """Start the agent in the background; no error if it runs already."""
+    with open_agent(settings, filler=filler) as client:
+        status = client.status()
+    if settings.json:
+        show_json(status)
+    else:
+        show(str(status.pid))
+
+
+@agent.command("stop", cls=HotstartCommand)
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Also stop containers, unmount everything, end keepers and workers.",
+)
+@click.pass_obj
+def stop(settings: Settings, everything: bool) -> None:
+    """End the agent. Containers keep running unless --all is given."""
+    stopped = 0
+    running = is_running(settings.root)
+    if running or (everything and has_state(settings)):
+        # Containers of an agent that has ended are found again by starting it.
+        with open_agent(settings) as client:
+            stopped = client.shutdown(everything=everything)
+        await_end(settings.root)
+    if settings.json:
+        show_json({"was_running": running, "stopped_containers": stopped})
+    elif not running and not stopped:
+        say(f"hotstart: no agent ran for {settings.root}")
+
+
+@agent.command("status", cls=HotstartCommand)
+@click.pass_obj
+def status(settings: Settings) -> None:
+    """Tell about the running agent; fails when none runs."""
+    with connect(settings.root) as client:
+        found = client.status()
+    if settings.json:
+        show_json(found)
+        return
+    show(f"root        {found.root}")
+    show(f"version     {found.version}")
+    show(f"pid         {found.pid}, for {duration(found.uptime_s)}")
+    show(f"filler      {found.filler}")
+    show(f"containers  {found.running} running")
+    show(f"mounts      {found.mounts}")
+    for worker in found.workers:
+        show(f"{worker.kind:<11} pid {worker.pid}, started {worker.starts} times")

@@ -1,0 +1,88 @@
+"""``hotstart mount``, ``umount`` and ``mounts``: images as read-only directories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from agent.client import Listener
+from agent.values import FillerName, MountView
+from cli.agents import has_state, open_agent
+from cli.command import HotstartCommand
+from cli.output import progress, say, show, show_json, size, table
+from cli.settings import Settings
+from hotstart.core.errors import NotFound
+
+FILLERS = click.Choice(["auto", "fanotify", "fuse"])
+
+
+@click.command("mount", cls=HotstartCommand)
+@click.argument("reference")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--filler", type=FILLERS, help="How absent data is brought  [default: the agent's]")
+@click.option(
+    "--read-ahead",
+    "read_ahead_kib",
+    type=click.IntRange(min=4, max=16384),
+    metavar="KIB",
+    help="Read-ahead of the mount in KiB.",
+)
+@click.pass_obj
+def mount(
+    settings: Settings,
+    reference: str,
+    directory: Path,
+    filler: FillerName | None,
+    read_ahead_kib: int | None,
+) -> None:
+    """Mount an image or snapshot at DIRECTORY, read-only; its data comes when it is read."""
+    with open_agent(settings, filler=filler or "auto") as client, progress() as sink:
+        view = client.mount(
+            settings.store_url,
+            reference,
+            directory.absolute(),
+            filler=filler,
+            read_ahead_kib=read_ahead_kib or 0,
+            listener=Listener(sink, lambda text: say(f"hotstart: {text}")),
+        )
+    if settings.json:
+        show_json(view)
+    else:
+        show(view.target)
+
+
+@click.command("umount", cls=HotstartCommand)
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.pass_obj
+def umount(settings: Settings, directory: Path) -> None:
+    """Unmount a directory."""
+    target = directory.absolute()
+    if not has_state(settings):
+        raise NotFound(f"nothing is mounted at {target}", "see hotstart mounts")
+    with open_agent(settings) as client:
+        client.umount(target)
+    if settings.json:
+        show_json({"unmounted": target})
+    else:
+        show(str(target))
+
+
+@click.command("mounts", cls=HotstartCommand)
+@click.pass_obj
+def mounts(settings: Settings) -> None:
+    """List mounted images: where, and how much of each is local."""
+    views: tuple[MountView, ...] = ()
+    if has_state(settings):
+        with open_agent(settings) as client:
+            views = client.mounts()
+    if settings.json:
+        show_json({"mounts": views})
+        return
+    headings = ("TARGET", "REFERENCE", "FILLER", "LOCAL", "USERS")
+    show(table(headings, [_row(view) for view in views]))
+
+
+def _row(view: MountView) -> tuple[str, ...]:
+    local = f"{size(view.local_bytes)} of {size(view.size_bytes)}"
+    return (view.target or "-", view.reference, view.filler, local, str(view.users))

@@ -1,0 +1,110 @@
+"""Option types and the options that ``run`` and ``restore`` share; all parse into a ContainerSpec.
+
+A text that cannot be what it is for is a usage error; whether a port is free or a path exists is
+the agent's to find out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import click
+
+from hotstart.core.errors import UserError
+from runtime.container_spec import (
+    ContainerSpec,
+    PortMapping,
+    Volume,
+    generate_name,
+    parse_memory,
+)
+
+Value = TypeVar("Value")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Parsed(click.ParamType, Generic[Value]):
+    """An option type made of a parser that raises UserError."""
+
+    def __init__(self, name: str, parse: Callable[[str], Value]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        """Parse a text; a value that is parsed already passes."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except UserError as err:
+            self.fail(f"{err}; {err.hint}" if err.hint else str(err), param, ctx)
+
+
+def _volume(text: str) -> Volume:
+    """Parse a volume; a relative host path means the caller's directory."""
+    host, colon, rest = text.partition(":")
+    return Volume.parse(f"{Path(host).absolute() if host else ''}{colon}{rest}")
+
+
+def _ready(text: str) -> str:
+    """Check the kind of a readiness probe; the agent knows the rest."""
+    if text.startswith(("http://", "tcp:", "exec:")):
+        return text
+    raise UserError(f"not a readiness probe: {text[:80]!r}", "write http://…, tcp:PORT or exec:CMD")
+
+
+_OPTIONS = (
+    click.option("--name", metavar="N", help="Name of the container."),
+    click.option("-d", "--detach", is_flag=True, help="Return once it is ready; print its name."),
+    click.option("-p", "--publish", "ports", multiple=True, metavar="[ADDR:]HOST:CONTAINER",
+                 type=Parsed("port", PortMapping.parse), help="Publish a TCP port (repeats)."),
+    click.option("-v", "--volume", "volumes", multiple=True, metavar="HOST:CONTAINER[:ro]",
+                 type=Parsed("volume", _volume), help="Bind a directory or file (repeats)."),
+    click.option("--ready", metavar="PROBE", type=Parsed("probe", _ready),
+                 help="http://…, tcp:PORT or exec:CMD, asked inside the container."),
+    click.option("--ready-timeout", "ready_timeout_s", type=click.FloatRange(min=0.001),
+                 metavar="SECONDS", default=60.0, show_default=True,
+                 help="How long it may take to become ready."),
+    click.option("--memory", "memory_bytes", metavar="M", type=Parsed("memory", parse_memory),
+                 help="Memory limit, for example 512m or 2g."),
+    click.option("--cpus", type=click.FloatRange(min=0.01), metavar="C",
+                 help="Processor cores, may be a fraction."),
+    click.option("--no-background-fill", is_flag=True,
+                 help="Do not fetch the rest after it is ready."),
+)  # fmt: skip
+
+
+def container_options(function: Function) -> Function:
+    """Add the options that every start has."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """The values of the shared options."""
+
+    spec: ContainerSpec
+    detach: bool
+    background_fill: bool
+
+
+def wish_of(values: dict[str, Any]) -> Wish:
+    """Take the shared options out of ``values``; what is left belongs to the command."""
+    detach = bool(values.pop("detach"))
+    background_fill = not values.pop("no_background_fill")
+    shared = ("ports", "volumes", "ready", "ready_timeout_s", "memory_bytes", "cpus")
+    taken = {name: values.pop(name) for name in shared}
+    name = values.pop("name") or generate_name()
+    return Wish(ContainerSpec(name=name, **taken), detach, background_fill)
+
+
+def with_process(wish: Wish, **process: object) -> ContainerSpec:
+    """Return the spec with what only ``run`` decides: argv, env, workdir, user, hostname."""
+    return replace(wish.spec, **process)  # type: ignore[arg-type]  # names are checked by replace

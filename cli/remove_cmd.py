@@ -1,0 +1,57 @@
+"""``hotstart rm``: removes a reference from the store, or an ended container.
+
+A name that is a container of this root means the container; everything else is a reference.
+``--container`` and ``--image`` decide where both exist.
+"""
+
+from __future__ import annotations
+
+import click
+
+from cli.agents import open_known_agent
+from cli.command import HotstartCommand
+from cli.output import show, show_json
+from cli.settings import Settings
+from hotstart.core.errors import Conflict
+from hotstart.store.references import ReferenceName
+from hotstart.store.stack import open_store
+
+
+@click.command("rm", cls=HotstartCommand)
+@click.argument("name")
+@click.option("--container", "what", flag_value="container", help="NAME is a container.")
+@click.option("--image", "what", flag_value="image", help="NAME is a reference of the store.")
+@click.pass_obj
+def remove(settings: Settings, name: str, what: str | None) -> None:
+    """Remove a reference from the store, or an ended container.
+
+    Blobs stay until nothing else needs them; other references may share them.
+    """
+    kind = what or _kind(settings, name)
+    if kind == "container":
+        with open_known_agent(settings, name) as client:
+            client.remove(name)
+    else:
+        store = open_store(settings.store_url, create=False)
+        reference = store.references.get(ReferenceName.parse(name))
+        store.references.remove(reference.name, reference.version)
+    if settings.json:
+        show_json({"removed": name, "kind": kind})
+    else:
+        show(name)
+
+
+def _kind(settings: Settings, name: str) -> str:
+    """Decide what ``name`` is. Raises Conflict when it is both."""
+    if not _is_container(settings, name):
+        return "image"
+    store = open_store(settings.store_url)
+    if ReferenceName.parse(name) in set(store.references.names()):
+        raise Conflict(
+            f"{name} is a container and a reference", "say which: --container or --image"
+        )
+    return "container"
+
+
+def _is_container(settings: Settings, name: str) -> bool:
+    return "/" not in name and (settings.root / "containers" / name).is_dir()

@@ -1,0 +1,73 @@
+"""``hotstart snapshot``: captures a running container; returns when the snapshot is published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from agent.client import Listener
+from agent.values import Statefulness
+from cli.agents import open_known_agent
+from cli.command import HotstartCommand
+from cli.output import progress, say, show, show_json, size
+from cli.settings import Settings
+
+
+@click.command("snapshot", cls=HotstartCommand)
+@click.argument("name")
+@click.option("-t", "--tag", "reference", required=True, metavar="REF", help="Name to publish as.")
+@click.option(
+    "--golden",
+    "goldens",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Request whose answer must be the same after a restore (JSON, repeats).",
+)
+@click.option(
+    "--stateless",
+    "statefulness",
+    flag_value="stateless",
+    help="A cold start is as good: it may take a restore's place.",
+)
+@click.option(
+    "--stateful",
+    "statefulness",
+    flag_value="stateful",
+    help="A cold start never takes a restore's place.",
+)
+@click.option("--leave-running", is_flag=True, help="Let the container go on afterwards.")
+@click.pass_obj
+def snapshot(
+    settings: Settings,
+    name: str,
+    reference: str,
+    goldens: tuple[Path, ...],
+    statefulness: Statefulness | None,
+    leave_running: bool,
+) -> None:
+    """Capture a running container as REF, rehearse a restore of it, and publish it.
+
+    The container is stopped unless --leave-running; if the capture fails it runs on.
+    """
+    texts = [path.read_text() for path in goldens]
+    with open_known_agent(settings, name) as client, progress() as sink:
+        report = client.snapshot(
+            settings.store_url,
+            name,
+            reference,
+            goldens=texts,
+            statefulness=statefulness or "prove",
+            leave_running=leave_running,
+            listener=Listener(sink, lambda text: say(f"hotstart: {text}")),
+        )
+    if settings.json:
+        show_json(report)
+        return
+    kind = "stateless" if report.stateless else "stateful"
+    say(
+        f"{reference}: {report.verdict}, {kind}, {size(report.size_bytes)}, "
+        f"{size(report.uploaded_bytes)} uploaded, frozen for {report.frozen_ms:.0f} ms"
+    )
+    show(report.digest)
