@@ -1,0 +1,1 @@
+"""The embedding server that the benchmark measures, and the root file system that it lives in."""
