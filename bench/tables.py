@@ -1,0 +1,76 @@
+"""A result as tables for a terminal. Renders values; whoever owns the terminal prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+MEGABYTE = 1e6
+QUICK_MS = 10_000.0
+"""Below this, milliseconds are easier to compare than seconds."""
+
+
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """Return what a person wants to see of a cold-start result, in reading order."""
+    return [paths_table(result), targets_table(result)]
+
+
+def paths_table(result: Mapping[str, Any]) -> Table:
+    """Return one row for each path, in the order in which they were measured."""
+    table = Table(title="First correct answer")
+    table.add_column("path")
+    for name in ("median", "p99", "n", "command", "fetched", "against it"):
+        table.add_column(name, justify="right")
+    for path, row in result["summary"].items():
+        table.add_row(
+            path,
+            milliseconds(row["median_ms"]),
+            milliseconds(row["p99_ms"]),
+            str(row["n"]) + (f" (+{row['failed']} failed)" if row.get("failed") else ""),
+            milliseconds(row.get("median_wall_ms")),
+            megabytes(row.get("median_fetched_bytes")),
+            _comparison(path, result["ratios"]),
+        )
+    return table
+
+
+def targets_table(result: Mapping[str, Any]) -> Table:
+    """Return one row for each target, met or not."""
+    table = Table(title="Targets")
+    table.add_column("target")
+    for name in ("wanted", "measured", "met"):
+        table.add_column(name, justify="right")
+    for row in result["targets"]:
+        measured = "not measured" if row["measured"] is None else f"{row['measured']:.3g}"
+        table.add_row(row["title"], row["wanted"], measured, _verdict(row["met"]))
+    return table
+
+
+def _verdict(met: bool | None) -> Text:
+    if met is None:
+        return Text("-")
+    return Text("yes", style="green") if met else Text("no", style="bold red")
+
+
+def _comparison(path: str, ratios: Mapping[str, float]) -> str:
+    """Say how many times faster than its peer a path is."""
+    for name, ratio in ratios.items():
+        above, _, below = name.partition("/")
+        if below == path and ratio >= 1:
+            return f"{ratio:.1f}x faster than {above}"
+    return ""
+
+
+def milliseconds(value: float | None) -> str:
+    """Return a time as people read it."""
+    if value is None:
+        return "-"
+    return f"{value:.0f} ms" if value < QUICK_MS else f"{value / 1e3:.1f} s"
+
+
+def megabytes(value: float | None) -> str:
+    """Return an amount of bytes as people read it; nothing for nothing."""
+    return f"{value / MEGABYTE:.1f} MB" if value else ""

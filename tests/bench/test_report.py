@@ -1,0 +1,110 @@
+import io
+import json
+import xml.etree.ElementTree as ET
+
+from rich.console import Console
+
+from bench.plots import median_phases, ready_plot
+from bench.report import write_report
+from bench.samples import Sample, ratios, summarize
+from bench.tables import tables
+from bench.targets import TARGETS, outcomes
+
+
+def result(**extra):
+    samples = [
+        Sample(
+            path=path,
+            round=number,
+            ready_ms=ready + number,
+            wall_ms=ready + number + 3,
+            phases={"runc_ms": 30.0, "until_listening_ms": ready + number - 30},
+            fetched_bytes=fetched,
+        )
+        for number in range(5)
+        for path, ready, fetched in (
+            ("cold", 4000.0, 0),
+            ("restore", 90.0, 0),
+            ("criu-plain", 180.0, 0),
+            ("restore-empty-node", 450.0, 60_000_000),
+        )
+    ]
+    samples.append(Sample(path="restore", round=5, ready_ms=1.0, wall_ms=1.0, answer_ok=False))
+    summary = summarize(samples)
+    document = {
+        "scenario": "cold-start",
+        "environment": {"kernel": "6.18", "cpu": "<fast> & small"},
+        "link": {"round_trip_ms": 15},
+        "samples": [sample.as_dict() for sample in samples],
+        "summary": summary,
+        "ratios": ratios(summary),
+        "extra": extra,
+    }
+    return document | {"targets": outcomes(document)}
+
+
+def verdicts(document):
+    return {row["figure"]: row["met"] for row in document["targets"]}
+
+
+def test_targets_are_judged_by_the_ratios_of_the_run():
+    found = verdicts(result(warm_read_ratio=0.89, rebuild_upload_share=0.01))
+    assert found["cold/restore"] is True
+    assert found["restore/criu-plain"] is True
+    assert found["warm_read_ratio"] is False
+    assert found["rebuild_upload_share"] is True
+    assert found["import_ratio"] is None
+
+
+def test_a_limit_itself_meets_at_least_and_at_most_but_not_below():
+    met = {target.bound: target.met_by(target.limit) for target in TARGETS}
+    assert met == {"at least": True, "at most": True, "below": False}
+
+
+def text_of(document):
+    console = Console(file=io.StringIO(), width=140)
+    for table in tables(document):
+        console.print(table)
+    return console.file.getvalue()
+
+
+def test_the_table_names_every_path_and_its_failures():
+    text = text_of(result())
+    assert "4002 ms" in text
+    assert "(+1 failed)" in text
+    assert "43.5x faster than cold" in text
+    assert "60.0 MB" in text
+    assert "not measured" in text
+
+
+def test_small_phases_are_kept_together_as_other():
+    sample = {"phases": {f"p{n}_ms": float(n) for n in range(10)}}
+    phases = median_phases([sample])
+    assert phases["other"] == 0 + 1 + 2
+    assert sum(phases.values()) == sum(range(10))
+
+
+def test_the_report_is_a_page_with_pictures_and_the_whole_document(tmp_path):
+    document = result(build_mb_per_s_per_core=200.0)
+    page = write_report(document, tmp_path / "new/report")
+    text = page.read_text()
+    assert "&lt;fast&gt; &amp; small" in text
+    assert text.count("<svg") == 3
+    assert "<?xml" not in text
+    assert json.loads((page.parent / "result.json").read_text()) == document
+    for name in ("ready.svg", "phases-1.svg", "phases-2.svg"):
+        root = ET.parse(page.parent / name).getroot()  # noqa: S314 - our own picture
+        assert root.tag.endswith("svg")
+
+
+def test_the_same_result_gives_the_same_picture():
+    assert ready_plot(result()) == ready_plot(result())
+
+
+def test_a_result_without_any_good_sample_still_makes_a_page(tmp_path):
+    document = result()
+    document["samples"] = [s | {"answer_ok": False} for s in document["samples"]]
+    document["summary"] = {"cold": {"n": 0, "median_ms": None, "p99_ms": None, "failed": 5}}
+    document["ratios"] = {}
+    text = write_report(document, tmp_path).read_text()
+    assert text.count("<svg") == 1
