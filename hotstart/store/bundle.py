@@ -33,7 +33,7 @@ MAX_FRAMES = 1 << 20
 MAX_RUNS = 8 << 20
 MAX_DEVICES = 4096
 
-_HEAD = struct.Struct("<8sHHIIIII4x")
+_HEAD = struct.Struct("<8sHHIIIII8x")
 _FRAME = struct.Struct("<QIIII32s")
 _RUN = struct.Struct("<IIQ")
 _ID_BYTES = 32
@@ -109,7 +109,7 @@ class BundleIndex:
         if magic != MAGIC:
             raise BundleIndexInvalid("does not begin with the magic of a bundle index")
         check_version("bundle index", version, (VERSION,))
-        if reserved or any(content[_HEAD.size - 4 : _HEAD.size]) or devices > MAX_DEVICES:
+        if reserved or any(content[_HEAD.size - 8 : _HEAD.size]) or devices > MAX_DEVICES:
             raise BundleIndexInvalid("fields are not as this version writes them")
         if frames > MAX_FRAMES or runs > MAX_RUNS or memory_runs > MAX_RUNS:
             raise BundleIndexInvalid(f"{frames} frames with {runs} and {memory_runs} runs")
