@@ -134,6 +134,7 @@ def start_to(report: StartReport) -> pb.StartResult:
         marks=report.marks,
         fetched_bytes=report.fetched_bytes,
         fallback_reason=report.fallback_reason,
+        received_s=report.received_s,
     )
 
 
@@ -147,6 +148,7 @@ def start_from(message: pb.StartResult) -> StartReport:
         marks=dict(message.marks),
         fetched_bytes=message.fetched_bytes,
         fallback_reason=message.fallback_reason,
+        received_s=message.received_s,
     )
 
 

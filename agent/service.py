@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -17,7 +18,7 @@ from agent.long_call import LongCall
 from agent.node import Node
 from agent.proto.generated import hotstart_pb2 as pb
 from agent.status import DETAIL_KEY, describe
-from agent.values import DEFAULT_GRACE_S, FallbackRule, Statefulness
+from agent.values import DEFAULT_GRACE_S, FallbackRule, StartReport, Statefulness
 from hotstart.core.log import get_logger
 from hotstart.core.progress import Progress
 
@@ -56,7 +57,8 @@ class Service:
             context,
             call,
             pb.StartEvent,
-            lambda: convert.start_to(
+            lambda: _started(
+                call,
                 self._node.run(
                     request.store_url,
                     request.reference,
@@ -75,7 +77,8 @@ class Service:
             context,
             call,
             pb.StartEvent,
-            lambda: convert.start_to(
+            lambda: _started(
+                call,
                 self._node.restore(
                     request.store_url,
                     request.reference,
@@ -231,6 +234,11 @@ def _answer(context: grpc.ServicerContext, work: Callable[[], Result]) -> Result
         context.set_trailing_metadata(((DETAIL_KEY, detail.SerializeToString()),))
         context.abort(code, detail.message[:_DETAILS_LIMIT])
         raise AssertionError("abort does not return") from err
+
+
+def _started(call: LongCall[Message], report: StartReport) -> Message:
+    """Return a start's message, with the moment at which the agent had the request."""
+    return convert.start_to(replace(report, received_s=call.started_s))
 
 
 def _stream(

@@ -49,6 +49,8 @@ class StartReport:
     marks: Mapping[str, float]
     fetched_bytes: int
     fallback_reason: str
+    received_s: float = 0.0
+    """When the agent had the request, on this machine's CLOCK_MONOTONIC."""
 
 
 @dataclass(frozen=True, slots=True)

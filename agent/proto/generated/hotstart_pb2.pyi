@@ -154,7 +154,7 @@ class StartEvent(_message.Message):
     def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., result: _Optional[_Union[StartResult, _Mapping]] = ...) -> None: ...
 
 class StartResult(_message.Message):
-    __slots__ = ("container", "route", "ready_ms", "phases", "marks", "fetched_bytes", "fallback_reason")
+    __slots__ = ("container", "route", "ready_ms", "phases", "marks", "fetched_bytes", "fallback_reason", "received_s")
     class PhasesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -176,6 +176,7 @@ class StartResult(_message.Message):
     MARKS_FIELD_NUMBER: _ClassVar[int]
     FETCHED_BYTES_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_REASON_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_S_FIELD_NUMBER: _ClassVar[int]
     container: Container
     route: str
     ready_ms: float
@@ -183,7 +184,8 @@ class StartResult(_message.Message):
     marks: _containers.ScalarMap[str, float]
     fetched_bytes: int
     fallback_reason: str
-    def __init__(self, container: _Optional[_Union[Container, _Mapping]] = ..., route: _Optional[str] = ..., ready_ms: _Optional[float] = ..., phases: _Optional[_Mapping[str, float]] = ..., marks: _Optional[_Mapping[str, float]] = ..., fetched_bytes: _Optional[int] = ..., fallback_reason: _Optional[str] = ...) -> None: ...
+    received_s: float
+    def __init__(self, container: _Optional[_Union[Container, _Mapping]] = ..., route: _Optional[str] = ..., ready_ms: _Optional[float] = ..., phases: _Optional[_Mapping[str, float]] = ..., marks: _Optional[_Mapping[str, float]] = ..., fetched_bytes: _Optional[int] = ..., fallback_reason: _Optional[str] = ..., received_s: _Optional[float] = ...) -> None: ...
 
 class Container(_message.Message):
     __slots__ = ("name", "state", "reference", "digest", "argv", "pid", "exit_status", "reason", "created_ns", "finished_ns", "route", "address", "ports", "ready")
