@@ -95,12 +95,16 @@ class PeerContainer:
 
     def run(self) -> float:
         """Create and start the container; return the milliseconds until runc came back."""
+        return self._start("run", ["--detach"])
+
+    def run_to_end(self) -> float:
+        """Run the container until its program ends well; return the milliseconds it took."""
         return self._start("run", [])
 
     def restore(self, image: Path) -> float:
         """Restore the container from dump files; return the milliseconds until runc came back."""
         work = ["--work-path", str(self.directory.criu)]
-        return self._start("restore", ["--image-path", str(image), *work])
+        return self._start("restore", ["--detach", "--image-path", str(image), *work])
 
     def checkpoint(self, image: Path) -> None:
         """Freeze the container into dump files at ``image`` and end it."""
@@ -147,7 +151,7 @@ class PeerContainer:
 
     def _start(self, verb: str, arguments: Sequence[str]) -> float:
         bundle = str(self.directory.bundle)
-        argv = self._runc([verb, "--detach", "--bundle", bundle, *arguments, self.directory.name])
+        argv = self._runc([verb, "--bundle", bundle, *arguments, self.directory.name])
         with ExitStack() as passed:
             stdin, stdout, stderr = self._pipes(passed)
             started_s = time.monotonic()

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from bench.first_answer import FirstAnswer, FirstAnswerPoller, NoAnswer
-from bench.page_cache import drop_caches
+from bench.page_cache import PageCache
 from bench.peer_container import PeerContainer, PeerFailed, PeerPlace, PeerProgram
 from bench.question import Question
 from bench.samples import Sample
@@ -94,11 +94,22 @@ class PeerStage:
 
         return call_in_private_mounts(inside)
 
-    def container(self, upper: Path | None = None) -> PeerContainer:
+    def time_to_end(self, program: PeerProgram) -> float:
+        """Run another program in a fresh container to its end; return the milliseconds."""
+
+        def time_it() -> float:
+            with self.container(program=program) as container:
+                return container.run_to_end()
+
+        return self.in_private_run(time_it)
+
+    def container(
+        self, upper: Path | None = None, program: PeerProgram | None = None
+    ) -> PeerContainer:
         """Return a container that is not started yet; its writable layer is a copy of ``upper``."""
         self._started += 1
         directory = self._scratch / f"peer-{os.getpid()}-{self._started}"
-        return PeerContainer(directory, self._program, self._place, upper)
+        return PeerContainer(directory, program or self._program, self._place, upper)
 
     def poller(self, question: Question, timeout_s: float) -> FirstAnswerPoller:
         """Return a poller in the peers' network namespace."""
@@ -140,7 +151,7 @@ class PeerPath:
     stage: PeerStage
     question: Question
     verb: str = "run"
-    empty_page_cache: bool = False
+    emptied: PageCache | None = None
     timeout_s: float = 120.0
 
     def measure(self, round_number: int) -> Sample:
@@ -151,8 +162,8 @@ class PeerPath:
         restores = self.verb == "restore"
         container = self.stage.container(self.stage.dumped_upper if restores else None)
         with container, self.stage.poller(self.question, self.timeout_s) as poller:
-            if self.empty_page_cache:
-                drop_caches()
+            if self.emptied is not None:
+                self.emptied.drop()
             poller.begin()
             started_s = time.monotonic()
             runc_ms = container.restore(self.stage.dump) if restores else container.run()

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
+from bench.page_cache import PageCache
 from bench.samples import Sample
 from hotstart.core.errors import HotstartError
 from hotstart.core.log import get_logger
@@ -32,6 +33,47 @@ class MeasuredPath(Protocol):
 
         Raises HotstartError or OSError when there is no correct answer.
         """
+
+
+class Warm:
+    """A path that is measured with a warm page cache: after a drop it starts once unmeasured."""
+
+    def __init__(self, path: MeasuredPath, cache: PageCache) -> None:
+        self._path = path
+        self._cache = cache
+        self._warm_since: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The path's own name."""
+        return self._path.name
+
+    def measure(self, round_number: int) -> Sample:
+        """Warm up if need be, then measure."""
+        if self._warm_since != self._cache.drops:
+            self._path.measure(round_number)
+            self._warm_since = self._cache.drops
+        return self._path.measure(round_number)
+
+
+class Cold:
+    """A path that empties the page cache; what others take for granted is read again after it."""
+
+    def __init__(self, path: MeasuredPath, cache: PageCache) -> None:
+        self._path = path
+        self._cache = cache
+
+    @property
+    def name(self) -> str:
+        """The path's own name."""
+        return self._path.name
+
+    def measure(self, round_number: int) -> Sample:
+        """Measure, then read what is to be kept."""
+        try:
+            return self._path.measure(round_number)
+        finally:
+            self._cache.read_kept()
 
 
 def order_of_round(paths: Sequence[MeasuredPath], round_number: int) -> list[MeasuredPath]:

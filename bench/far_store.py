@@ -1,0 +1,111 @@
+"""The store that paths reach over the emulated link: a real S3 server of this machine.
+
+``FarStore`` owns the server, its data and the link. ``fill`` goes past the link; ``access`` leads
+through it, for the agents that are measured.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import urlsplit
+
+import bench
+from bench.link_emulator import Link, LinkEmulator
+from bench.s3_server import REGION, S3Server
+from bench.store_access import StoreAccess
+from hotstart.core.errors import Unavailable
+from hotstart.core.progress import Progress, ProgressSink
+from hotstart.core.run import PIPE, spawn
+
+BUCKET = "bench"
+URL = f"s3://{BUCKET}/store"
+SOURCE = Path(bench.__file__).parents[1]
+
+
+class CopyFailed(Unavailable):
+    """The far store could not be filled; the message holds the copier's last words."""
+
+
+class FarStore:
+    """An S3 server with one bucket, and the emulated link in front of it."""
+
+    def __init__(self, directory: Path, link: Link, environment: Mapping[str, str]) -> None:
+        self.directory = directory
+        self._link = link
+        self._environment = environment
+        self._stack = ExitStack()
+        self._server: S3Server | None = None
+        self._emulator: LinkEmulator | None = None
+
+    def __enter__(self) -> FarStore:
+        try:
+            self.directory.mkdir(parents=True)
+            self._server = self._stack.enter_context(S3Server(self.directory))
+            self._server.make_bucket(BUCKET)
+            port = urlsplit(self._server.endpoint).port or 0
+            self._emulator = self._stack.enter_context(
+                LinkEmulator(port, self._link, self.directory)
+            )
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def link(self) -> LinkEmulator:
+        """The link between the store and the agents that are measured."""
+        if self._emulator is None:
+            raise Unavailable("the far store is not running: enter its context first")
+        return self._emulator
+
+    @property
+    def access(self) -> StoreAccess:
+        """The store as seen through the link."""
+        return self._access(f"http://127.0.0.1:{self.link.port}")
+
+    def fill(self, source: StoreAccess, progress: ProgressSink) -> int:
+        """Copy a store into this one, past the link; return the bytes of all blobs."""
+        if self._server is None:
+            raise Unavailable("the far store is not running: enter its context first")
+        env = self._access(self._server.endpoint).env
+        copier = spawn(
+            [sys.executable, "-m", "bench.store_copy"], stdin=PIPE, stdout=PIPE, env=env, cwd=SOURCE
+        )
+        total = 0
+        with copier:
+            if copier.stdin is None or copier.stdout is None:  # PIPE was asked for above
+                raise CopyFailed("store copier: started without pipes")
+            copier.stdin.write(json.dumps({"source": source.url, "target": URL}).encode() + b"\n")
+            copier.stdin.flush()
+            for line in copier.stdout:
+                event = json.loads(line)
+                total = event["total"]
+                finished = event["done"] == total
+                progress.update(Progress("far store", event["done"], total, finished=finished))
+        if copier.returncode != 0:
+            raise CopyFailed(f"store copier: exit status {copier.returncode}; see above")
+        return total
+
+    def _access(self, endpoint: str) -> StoreAccess:
+        environment = {
+            **self._environment,
+            "AWS_ACCESS_KEY_ID": S3Server.access_key,
+            "AWS_SECRET_ACCESS_KEY": S3Server.secret_key,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ENDPOINT_URL": endpoint,
+        }
+        return StoreAccess(URL, environment)
