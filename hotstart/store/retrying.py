@@ -1,0 +1,174 @@
+"""Wrappers that repeat what failed with StoreUnavailable, after growing and jittered waits.
+
+Nothing else is repeated: denied, full, absent and wrong bytes stay what they are. All operations
+may be repeated safely: blobs are immutable, and a compare-and-set that had gone through although
+its answer was lost is recognised by what the reference then points to.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from hotstart.core.digest import Digest
+from hotstart.core.log import get_logger
+from hotstart.core.span import Span
+from hotstart.store.blob_store import (
+    BlobNotFound,
+    BlobStore,
+    Content,
+    StoreUnavailable,
+    Writable,
+)
+from hotstart.store.descriptor import Descriptor
+from hotstart.store.references import (
+    Reference,
+    ReferenceChanged,
+    ReferenceName,
+    ReferenceNotFound,
+    ReferenceStore,
+)
+
+log = get_logger(__name__)
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """At most ``attempts`` calls; before the n-th repetition a random wait of up to 2^n delays."""
+
+    attempts: int = 5
+    first_delay_s: float = 0.05
+    max_delay_s: float = 3.0
+    sleep: Callable[[float], None] = time.sleep
+    uniform: Callable[[float, float], float] = random.uniform
+
+    def call(self, operation: Callable[[], _T]) -> _T:
+        """Return what ``operation`` returns; raise its last StoreUnavailable."""
+        for attempt in range(1, self.attempts):
+            try:
+                return operation()
+            except StoreUnavailable as err:
+                longest = min(self.max_delay_s, self.first_delay_s * 2.0**attempt)
+                # At least half of it: full jitter would let some callers hammer a sick server.
+                delay_s = self.uniform(longest / 2, longest)
+                log.info("store_retry", attempt=attempt, delay_s=delay_s, reason=err)
+                self.sleep(delay_s)
+        return operation()
+
+
+class RetryingBlobs:
+    """Blobs whose operations are repeated while the store is unavailable."""
+
+    def __init__(self, inner: BlobStore, policy: RetryPolicy) -> None:
+        self._inner = inner
+        self._policy = policy
+
+    @property
+    def url(self) -> str:
+        """Where the store is."""
+        return self._inner.url
+
+    def read(self, digest: Digest, span: Span | None = None) -> Content:
+        """Return the bytes."""
+        return self._policy.call(lambda: self._inner.read(digest, span))
+
+    def size(self, digest: Digest) -> int:
+        """Return the size in bytes."""
+        return self._policy.call(lambda: self._inner.size(digest))
+
+    def has(self, digest: Digest) -> bool:
+        """Tell whether the blob is there."""
+        return self._policy.call(lambda: self._inner.has(digest))
+
+    def put(self, digest: Digest, content: Writable) -> None:
+        """Store ``content``."""
+        self._policy.call(lambda: self._inner.put(digest, content))
+
+    def remove(self, digest: Digest) -> None:
+        """Remove the blob; absent after a lost answer means removed."""
+        _after_lost_answer(
+            self._policy, lambda: self._inner.remove(digest), BlobNotFound, lambda: True
+        )
+
+    def digests(self) -> Iterator[tuple[Digest, int]]:
+        """Yield each blob and its size; a listing that breaks is begun again."""
+        return iter(self._policy.call(lambda: list(self._inner.digests())))
+
+
+class RetryingReferences:
+    """References whose operations are repeated while the store is unavailable."""
+
+    def __init__(self, inner: ReferenceStore, policy: RetryPolicy) -> None:
+        self._inner = inner
+        self._policy = policy
+
+    @property
+    def url(self) -> str:
+        """Where the store is."""
+        return self._inner.url
+
+    def get(self, name: ReferenceName) -> Reference:
+        """Return what ``name`` points to now."""
+        return self._policy.call(lambda: self._inner.get(name))
+
+    def swap(self, name: ReferenceName, target: Descriptor, expected: str | None) -> Reference:
+        """Replace ``name`` if it is at ``expected``."""
+        swapped = _after_lost_answer(
+            self._policy,
+            lambda: self._inner.swap(name, target, expected),
+            ReferenceChanged,
+            lambda: self._points_to(name, target),
+        )
+        return swapped if swapped is not None else self.get(name)
+
+    def remove(self, name: ReferenceName, expected: str) -> None:
+        """Remove ``name`` if it is at ``expected``."""
+        _after_lost_answer(
+            self._policy,
+            lambda: self._inner.remove(name, expected),
+            ReferenceNotFound,
+            lambda: True,
+        )
+
+    def names(self) -> Iterator[ReferenceName]:
+        """Yield every name; a listing that breaks is begun again."""
+        return iter(self._policy.call(lambda: list(self._inner.names())))
+
+    def _points_to(self, name: ReferenceName, target: Descriptor) -> bool:
+        try:
+            return self.get(name).target == target.without_data()
+        except ReferenceNotFound:
+            return False
+
+
+def _after_lost_answer(
+    policy: RetryPolicy,
+    operation: Callable[[], _T],
+    refusal: type[Exception],
+    was_done: Callable[[], bool],
+) -> _T | None:
+    """Repeat a change; a refusal after an unanswered attempt may be that attempt's success.
+
+    Returns None in that case. The first attempt's refusal is always a refusal.
+    """
+    unanswered = False
+
+    def attempt() -> _T:
+        nonlocal unanswered
+        try:
+            return operation()
+        except StoreUnavailable:
+            unanswered = True
+            raise
+
+    try:
+        return policy.call(attempt)
+    except refusal:
+        if unanswered and was_done():
+            return None
+        raise

@@ -1,0 +1,84 @@
+"""The one place where a URL becomes a store, with its wrappers in their order.
+
+    directory   VerifyingBlobs(DirectoryBlobs)
+    s3          VerifyingBlobs(RetryingBlobs(LimitingBlobs(S3Blobs)))
+
+URLs: a path or ``file:///path``; ``s3://bucket/prefix`` with an optional query
+``?endpoint=http://host:port&region=name``. Opening is quick and sends no request; a store holds
+nothing that needs closing and may be shared by threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from hotstart.core.errors import UserError
+from hotstart.store.blob_store import BlobStore
+from hotstart.store.directory import DirectoryBlobs, DirectoryReferences, prepare_directory
+from hotstart.store.limiting import LimitingBlobs
+from hotstart.store.references import ReferenceStore
+from hotstart.store.retrying import RetryingBlobs, RetryingReferences, RetryPolicy
+from hotstart.store.verifying import VerifyingBlobs
+
+IN_FLIGHT = 64
+"""Requests to one S3 store at a time; fetchers use fewer, this only stops a flood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Blobs and references of one place; ``url`` opens the same place again."""
+
+    url: str
+    blobs: BlobStore
+    references: ReferenceStore
+
+
+class StoreUrlInvalid(UserError):
+    """A text is not the URL of a store."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(
+            f"{url}: {why}", "use a directory, file:///path or s3://bucket/prefix[?endpoint=URL]"
+        )
+        self.url = url
+
+
+def open_store(url: str, *, create: bool = True, retry: RetryPolicy | None = None) -> Store:
+    """Open the store at ``url``; with ``create`` make what is missing when it is first written.
+
+    Raises StoreUrlInvalid, StoreMissing, or another store error.
+    """
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        return _open_directory(Path(url), create=create)
+    if scheme == "file":
+        parts = urlsplit(url)
+        if parts.netloc or not parts.path or parts.query or parts.fragment:
+            raise StoreUrlInvalid(url, "not the URL of a local directory")
+        return _open_directory(Path(unquote(parts.path)), create=create)
+    if scheme == "s3":
+        return _open_s3(url, create=create, retry=retry or RetryPolicy())
+    raise StoreUrlInvalid(url, f"unknown kind of store {scheme!r}")
+
+
+def _open_directory(path: Path, *, create: bool) -> Store:
+    if not path.name and path != Path(path.anchor):
+        raise StoreUrlInvalid(str(path), "no directory is named")
+    root = path.absolute()
+    url = f"file://{quote(str(root))}"
+    prepare_directory(root, url, create=create)
+    blobs = VerifyingBlobs(DirectoryBlobs(root, url))
+    return Store(url, blobs, DirectoryReferences(root, url))
+
+
+def _open_s3(url: str, *, create: bool, retry: RetryPolicy) -> Store:
+    # Imported only here: the S3 client costs a third of a second that directory stores never pay.
+    from hotstart.store.s3 import S3Blobs, S3Bucket, S3References
+
+    bucket = S3Bucket.open(url, create=create)
+    limited = LimitingBlobs(S3Blobs(bucket), in_flight=IN_FLIGHT)
+    blobs = VerifyingBlobs(RetryingBlobs(limited, retry))
+    references = RetryingReferences(S3References(bucket), retry)
+    return Store(bucket.url, blobs, references)
