@@ -1,0 +1,1 @@
+"""Capture and restore of processes: the CRIU driver, the page worker, goldens and fingerprints."""

@@ -1,0 +1,84 @@
+"""The end of a container whose memory cannot be had: kill it, and keep the reason.
+
+The userfaultfds stay open until nobody of the container is left: threads that wait for a page must
+be killed while they wait, since a page that nobody serves reads as zeros. Needs root.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from hotstart.core.log import get_logger
+
+log = get_logger(__name__)
+
+FAILURE_FILE = "page-failure.json"
+_WAIT_S = 20.0
+
+
+def failure_of(work_dir: Path) -> str | None:
+    """Return why the session in ``work_dir`` was condemned, or None."""
+    try:
+        reason: str = json.loads((work_dir / FAILURE_FILE).read_bytes())["reason"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return reason
+
+
+def record_failure(work_dir: Path, reason: str) -> None:
+    """Write the reason, whole or not at all; the first one stays."""
+    target = work_dir / FAILURE_FILE
+    staged = work_dir / f".{FAILURE_FILE}.{os.getpid()}"
+    with suppress(OSError):  # a full disk must not keep us from killing
+        staged.write_text(json.dumps({"version": 1, "reason": reason}))
+        with suppress(FileExistsError):
+            os.link(staged, target)
+        staged.unlink()
+
+
+@dataclass(frozen=True, slots=True)
+class Victims:
+    """Whom a session may kill: every process in the groups, and the one in the pid file."""
+
+    cgroup_procs: tuple[str, ...]
+    pid_file: str
+
+    def kill_all(self) -> bool:
+        """Kill until nobody is left; False if somebody still is after 20 s."""
+        deadline = time.monotonic() + _WAIT_S
+        while True:
+            alive = self.alive()
+            if not alive:
+                return True
+            for pid in alive:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                log.error("condemned_processes_stay", pids=sorted(alive))
+                return False
+            time.sleep(0.005)
+
+    def alive(self) -> set[int]:
+        """Return the processes that run; a zombie runs no more."""
+        pids: set[int] = set()
+        for path in self.cgroup_procs:
+            with suppress(OSError, ValueError):
+                pids.update(map(int, Path(path).read_text().split()))
+        with suppress(OSError, ValueError):
+            if self.pid_file:
+                pids.add(int(Path(self.pid_file).read_text()))
+        return {pid for pid in pids if _runs(pid)}
+
+
+def _runs(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat[stat.rindex(b")") + 2 :][:1] not in (b"Z", b"X")

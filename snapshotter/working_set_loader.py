@@ -1,0 +1,86 @@
+"""The recorded pages of a restore, read into memory before anybody can take them.
+
+While CRIU is still at work on the process, what is local of the working set is read into one arena,
+so that installing it is nothing but system calls. Runs that are not local yet (a start bundle is
+arriving) are tried again; the order is kept among those that are. Beyond the arena's size the rest
+is dropped: those pages are then served at their first fault. One thread owns a loader.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hotstart.core.span import PAGE
+from hotstart.kernel.userfaultfd import PageBuffer
+from snapshotter.memory_file import MemoryFile
+from snapshotter.session_spec import PageRun
+
+ARENA_BYTES = 256 << 20
+_LOOK_AHEAD = 128
+
+
+class LoadedRun(NamedTuple):
+    """Bytes [offset, offset + length) of a memory file, at ``source`` in our memory."""
+
+    file: int
+    offset: int
+    length: int
+    source: int
+
+
+class WorkingSetLoader:
+    """Reads ``order`` out of ``files``; ``loaded`` is what can be installed now."""
+
+    def __init__(self, order: Sequence[PageRun], files: Sequence[MemoryFile]) -> None:
+        self._files = files
+        self._unread: deque[tuple[PageRun, int]] = deque()
+        self.loaded: deque[LoadedRun] = deque()
+        size = 0
+        for run in order:
+            length = run.pages * PAGE
+            if size + length > ARENA_BYTES:
+                break
+            self._unread.append((run, size))
+            size += length
+        self._arena = PageBuffer(size) if size else None
+
+    @property
+    def unread(self) -> bool:
+        """True while runs are left that were not local so far."""
+        return bool(self._unread)
+
+    @property
+    def done(self) -> bool:
+        """True when everything is read and taken."""
+        return not self._unread and not self.loaded
+
+    def load(self, limit_runs: int) -> int:
+        """Read up to ``limit_runs`` runs that are local now; return how many. Raises MemoryLost."""
+        absent: list[tuple[PageRun, int]] = []
+        count = 0
+        while self._unread and count < limit_runs and len(absent) < _LOOK_AHEAD:
+            run, at = self._unread.popleft()
+            if self._read(run, at):
+                count += 1
+            else:
+                absent.append((run, at))
+        self._unread.extendleft(reversed(absent))
+        return count
+
+    def release(self) -> None:
+        """Give the arena back."""
+        self._unread.clear()
+        self.loaded.clear()
+        self._arena = None
+
+    def _read(self, run: PageRun, at: int) -> bool:
+        if self._arena is None:
+            return False
+        file, offset, length = self._files[run.file], run.first * PAGE, run.pages * PAGE
+        if not file.local(offset, length):
+            return False
+        file.read_local(offset, self._arena.view[at : at + length])
+        self.loaded.append(LoadedRun(run.file, offset, length, self._arena.address + at))
+        return True
