@@ -1,0 +1,108 @@
+"""What every test gets: needs checked before it, leftovers looked for after it.
+
+The session's files lie in one short directory on a disk file system (fanotify and EROFS refuse
+tmpfs; socket paths are at most 107 bytes long) and are removed if all went well.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from hotstart.kernel.mounts import mounts_below
+from tests.leftovers import Watch, become_subreaper
+from tests.requires import found, missing
+
+pytest_plugins = ["tests.seaweedfs", "tests.small_file_system"]
+
+HEAVY = ("kernel", "e2e", "s3")
+"""Marks of tests that make real things, and that must not be skipped where they are required."""
+
+_OWN_BASE = pytest.StashKey[Path]()
+_LASTING = pytest.StashKey[set[int]]()
+_CHECKOUT = Path(__file__).parents[1]
+
+
+def pytest_configure(config):
+    become_subreaper()
+    config.stash[_LASTING] = set()
+    if config.option.basetemp is None and not hasattr(config, "workerinput"):
+        config.stash[_OWN_BASE] = Path(tempfile.mkdtemp(prefix="hs-", dir=_disk_directory()))
+        # pytest empties the directory that it is given, and makes it anew.
+        config.option.basetemp = str(config.stash[_OWN_BASE] / "t")
+
+
+def pytest_unconfigure(config):
+    base = config.stash.get(_OWN_BASE, None)
+    if base is not None and not mounts_below(base) and not config.stash.get(_FAILED, False):
+        shutil.rmtree(base, ignore_errors=True)
+
+
+_FAILED = pytest.StashKey[bool]()
+
+
+def pytest_sessionfinish(session, exitstatus):
+    session.config.stash[_FAILED] = exitstatus not in (0, pytest.ExitCode.NO_TESTS_COLLECTED)
+
+
+def _disk_directory() -> Path:
+    places = (Path("/var/tmp"), _CHECKOUT / ".cache")
+    for place in places:
+        place.mkdir(exist_ok=True)
+        if found("cache_file_system", place).present:
+            return place
+    return places[0]
+
+
+def _is_heavy(item) -> bool:
+    return any(item.get_closest_marker(name) for name in HEAVY)
+
+
+def pytest_runtest_setup(item):
+    feature = missing(item, Path(item.config.option.basetemp).parent)
+    if feature is not None:
+        pytest.skip(f"{feature.name}: {feature.reason}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    required = os.environ.get("REQUIRE_KERNEL_TESTS") == "1"
+    if report.skipped and required and _is_heavy(item) and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"REQUIRE_KERNEL_TESTS=1 allows no skip of this test. {reason}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def lasting_processes(request):
+    """Processes of session fixtures, which are no leftovers; fixtures add theirs."""
+    return request.config.stash[_LASTING]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request):
+    """Fail a test that leaves a process, a mount or a loop device, and clean up after it."""
+    if not _is_heavy(request.node):
+        yield
+        return
+    lasting = request.config.stash[_LASTING]
+    watch = Watch(Path(request.config.option.basetemp).parent, lasting)
+    yield
+    left = watch.leftovers()
+    if left:
+        watch.clean()
+        pytest.fail("left behind: " + "; ".join(left), pytrace=False)
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    """An empty directory on ext4, xfs or btrfs, removed with everything in it."""
+    if not found("cache_file_system", tmp_path.parent.parent).present:
+        pytest.skip(found("cache_file_system", tmp_path.parent.parent).reason)
+    yield tmp_path
+    if not mounts_below(tmp_path):
+        shutil.rmtree(tmp_path, ignore_errors=True)
