@@ -23,7 +23,7 @@ from hotstart.store.trace import Trace, TraceSpan
 from snapshotter.working_set import stretches, union
 
 FRAME_BYTES = 256 << 10
-"""Uncompressed bytes of a frame: small enough that pages are usable early, large enough for zstd."""
+"""Uncompressed bytes of a frame: small, so that pages are usable early; large, so that zstd pays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class BundleParts:
-    """A written bundle: its blob, and its index with the content inline. The blob is in the store."""
+    """A bundle in the store: its blob, and its index with the content inline."""
 
     bundle: Descriptor
     index: Descriptor
@@ -65,7 +65,9 @@ class DevicePages:
         length, offset = run.pages * PAGE, run.first_page * PAGE
         content = bytearray()
         while len(content) < length:
-            piece = os.pread(self._descriptors[device_id], length - len(content), offset + len(content))
+            piece = os.pread(
+                self._descriptors[device_id], length - len(content), offset + len(content)
+            )
             if not piece:
                 break
             content += piece
@@ -120,7 +122,7 @@ def _in_order_of_use(
 
 
 def _file_runs(trace: Trace, numbers: Mapping[str, int]) -> list[Run]:
-    """Return a trace's spans with devices numbered as in the bundle; foreign devices are dropped."""
+    """Return a trace's spans, devices numbered as in the bundle; foreign ones are dropped."""
     known = [numbers.get(device_id) for device_id in trace.device_ids]
     return [
         Run(device, span.first_page, span.pages)
@@ -129,9 +131,9 @@ def _file_runs(trace: Trace, numbers: Mapping[str, int]) -> list[Run]:
     ]
 
 
-def without_memory(trace: Trace, extents: Iterable[MemoryExtent]) -> Trace:
+def without_memory(trace: Trace, extents: Sequence[MemoryExtent]) -> Trace:
     """Return the trace without pages of memory files that only the page server asks for."""
-    memory = {extent.device_id: [] for extent in extents}  # type: dict[str, list[MemoryExtent]]
+    memory: dict[str, list[MemoryExtent]] = {extent.device_id: [] for extent in extents}
     for extent in extents:
         memory[extent.device_id].append(extent)
     kept = [
