@@ -23,7 +23,7 @@ from hotstart.store.trace import Trace, TraceSpan
 from snapshotter.working_set import stretches, union
 
 FRAME_BYTES = 256 << 10
-"""Uncompressed bytes of a frame: small, so that pages are usable early; large, so that zstd pays."""
+"""Uncompressed bytes of a frame: small for pages to be usable early, large for zstd to pay."""
 
 
 @dataclass(frozen=True, slots=True)
