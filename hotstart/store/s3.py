@@ -1,0 +1,236 @@
+"""S3 backend: blobs and references as objects of a bucket, at any S3-compatible endpoint.
+
+    PREFIX/blobs/sha256/<hex>                    immutable blobs
+    PREFIX/references/<repository>/_tags/<tag>   reference documents; of 0 bytes when removed
+
+obstore moves bytes (synchronous, thread-safe, releases the GIL); boto3 finds credentials, region
+and endpoint as AWS tools do, and makes the bucket. Nothing is repeated here: see retrying.py.
+
+References need conditional writes (If-Match, If-None-Match): AWS S3 and SeaweedFS have them. A
+removed reference stays as an empty object, because S3 has no conditional delete everywhere, and
+an unconditional one could remove what another writer has just put. Versions are ETags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+
+from hotstart.core.digest import Digest
+from hotstart.core.errors import UserError
+from hotstart.core.span import Span
+from hotstart.store.blob_store import (
+    BlobNotFound,
+    Content,
+    SpanOutside,
+    StoreUnavailable,
+    Writable,
+)
+from hotstart.store.descriptor import Descriptor
+from hotstart.store.references import (
+    Reference,
+    ReferenceChanged,
+    ReferenceName,
+    ReferenceNameInvalid,
+    ReferenceNotFound,
+    decode_reference,
+    encode_reference,
+)
+from hotstart.store.s3_bucket import S3Bucket, store_error
+
+__all__ = ["S3Blobs", "S3Bucket", "S3References"]
+
+_PART_BYTES = 16 << 20
+"""Larger blobs are uploaded in parts of this size, side by side; they appear when complete."""
+_BLOBS = "blobs/sha256/"
+_REFERENCES = "references/"
+_TAGS = "/_tags/"
+
+
+@contextmanager
+def _errors(url: str) -> Iterator[None]:
+    """Turn what obstore raises into the store's errors; absence is the caller's to name."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (BaseError, OSError) as err:
+        raise store_error(url, err) from err
+
+
+class S3Blobs:
+    """The blobs of a bucket. Thread-safe."""
+
+    def __init__(self, bucket: S3Bucket) -> None:
+        self._bucket = bucket
+        self._objects = bucket.objects
+
+    @property
+    def url(self) -> str:
+        """Where the store is."""
+        return self._bucket.url
+
+    def read(self, digest: Digest, span: Span | None = None) -> Content:
+        """Return the bytes of ``span``, or all. See BlobStore."""
+        try:
+            with _errors(self.url):
+                if span is None:
+                    return self._read_whole(digest)
+                return self._read_span(digest, span)
+        except FileNotFoundError as err:
+            raise BlobNotFound(self.url, digest) from err
+
+    def _read_whole(self, digest: Digest) -> Content:
+        answer = obstore.get(self._objects, _BLOBS + digest.hex)
+        content = memoryview(answer.bytes())
+        if len(content) != answer.meta["size"]:
+            raise StoreUnavailable(
+                self.url, f"{len(content)} bytes came of {answer.meta['size']} of blob {digest}"
+            )
+        return content
+
+    def _read_span(self, digest: Digest, span: Span) -> Content:
+        if span.length == 0:
+            self._check_span(digest, span)
+            return b""
+        try:
+            content = memoryview(
+                obstore.get_range(
+                    self._objects, _BLOBS + digest.hex, start=span.offset, length=span.length
+                )
+            )
+        except (BaseError, ValueError):
+            # Servers answer a span beyond the end with 416 or with fewer bytes.
+            self._check_span(digest, span)
+            raise
+        if len(content) != span.length:
+            self._check_span(digest, span)
+            raise StoreUnavailable(
+                self.url, f"{len(content)} bytes came of {span.length} of blob {digest}"
+            )
+        return content
+
+    def _check_span(self, digest: Digest, span: Span) -> None:
+        with suppress(PermissionDeniedError, UnauthenticatedError):
+            if span.end > obstore.head(self._objects, _BLOBS + digest.hex)["size"]:
+                raise SpanOutside(self.url, digest, span)
+
+    def size(self, digest: Digest) -> int:
+        """Return the size in bytes."""
+        try:
+            with _errors(self.url):
+                return obstore.head(self._objects, _BLOBS + digest.hex)["size"]
+        except FileNotFoundError as err:
+            raise BlobNotFound(self.url, digest) from err
+
+    def has(self, digest: Digest) -> bool:
+        """Tell whether the blob is there."""
+        try:
+            self.size(digest)
+        except BlobNotFound:
+            return False
+        return True
+
+    def put(self, digest: Digest, content: Writable) -> None:
+        """Store ``content``. See BlobStore."""
+        digest.check(content, "blob to be stored")
+        if not self.has(digest):
+            self._bucket.put(_BLOBS + digest.hex, content, part_bytes=_PART_BYTES)
+
+    def remove(self, digest: Digest) -> None:
+        """Remove the blob; S3 itself does not tell absent from removed, so it is asked before."""
+        self.size(digest)
+        with _errors(self.url):
+            obstore.delete(self._objects, _BLOBS + digest.hex)
+
+    def digests(self) -> Iterator[tuple[Digest, int]]:
+        """Yield each blob and its size."""
+        for name, size in self._bucket.list(_BLOBS):
+            with suppress(UserError):
+                yield Digest(name), size
+
+
+class S3References:
+    """The references of a bucket; conditional writes decide races."""
+
+    def __init__(self, bucket: S3Bucket) -> None:
+        self._bucket = bucket
+
+    @property
+    def url(self) -> str:
+        """Where the store is."""
+        return self._bucket.url
+
+    def get(self, name: ReferenceName) -> Reference:
+        """Return what ``name`` points to now."""
+        content, version = self._read(name)
+        if not content:
+            raise ReferenceNotFound(self.url, name)
+        return Reference(name, decode_reference(content, name), version)
+
+    def swap(self, name: ReferenceName, target: Descriptor, expected: str | None) -> Reference:
+        """Replace ``name`` if it is at ``expected``. See ReferenceStore."""
+        content = encode_reference(name, target)
+        version = self._put(name, content, expected)
+        return Reference(name, target.without_data(), version)
+
+    def remove(self, name: ReferenceName, expected: str) -> None:
+        """Remove ``name`` if it is at ``expected``."""
+        content, version = self._read(name)
+        if not content:
+            raise ReferenceNotFound(self.url, name)
+        if version != expected:
+            raise ReferenceChanged(self.url, name, expected)
+        self._put(name, b"", expected)
+
+    def names(self) -> Iterator[ReferenceName]:
+        """Yield every name, sorted."""
+        found: list[ReferenceName] = []
+        for path, size in self._bucket.list(_REFERENCES):
+            repository, separator, tag = path.rpartition(_TAGS)
+            if separator and size:
+                with suppress(ReferenceNameInvalid):
+                    found.append(ReferenceName(repository, tag))
+        yield from sorted(found)
+
+    def _read(self, name: ReferenceName) -> tuple[bytes, str]:
+        try:
+            with _errors(self.url):
+                answer = obstore.get(self._bucket.objects, _path(name))
+                return bytes(answer.bytes()), answer.meta["e_tag"] or ""
+        except FileNotFoundError as err:
+            raise ReferenceNotFound(self.url, name) from err
+
+    def _put(self, name: ReferenceName, content: bytes, expected: str | None) -> str:
+        """Write the document if the object is as expected; return its new version."""
+        try:
+            if expected is not None:
+                return self._bucket.put(_path(name), content, if_match=expected)
+            return self._create(name, content)
+        except (PreconditionError, AlreadyExistsError, FileNotFoundError) as err:
+            raise ReferenceChanged(self.url, name, expected) from err
+
+    def _create(self, name: ReferenceName, content: bytes) -> str:
+        try:
+            return self._bucket.put(_path(name), content, if_absent=True)
+        except (PreconditionError, AlreadyExistsError):
+            try:
+                current, version = self._read(name)
+            except ReferenceNotFound as err:
+                raise StoreUnavailable(self.url, f"reference {name} came and went") from err
+            if current:
+                raise
+            return self._bucket.put(_path(name), content, if_match=version)
+
+
+def _path(name: ReferenceName) -> str:
+    return f"{_REFERENCES}{name.repository}{_TAGS}{name.tag}"

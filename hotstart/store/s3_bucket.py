@@ -1,0 +1,217 @@
+"""One bucket (and prefix) at one endpoint: how it is named, reached, written to and listed.
+
+URL: ``s3://bucket/prefix?endpoint=http://host:port&region=name``. What the URL leaves out comes
+from where AWS tools take it (environment, configuration files, instance role), through boto3's
+own resolution; credentials are refreshed for as long as the bucket is in use. Requests are
+path-style, since most S3-compatible servers know nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import boto3
+import obstore
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from obstore.auth.boto3 import Boto3CredentialProvider
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import S3Store
+
+from hotstart.core.errors import UserError
+from hotstart.store.blob_store import StoreDenied, StoreMissing, StoreUnavailable, Writable
+
+if TYPE_CHECKING:
+    from obstore import PutMode
+
+_CREDENTIAL_LIFE = timedelta(minutes=5)
+"""How long credentials are used before boto3 is asked again; it renews them in good time."""
+_CONNECT_TIMEOUT = timedelta(seconds=5)
+_READ_TIMEOUT = timedelta(seconds=30)
+_TOTAL_TIMEOUT = timedelta(minutes=5)
+_DEFAULT_REGION = "us-east-1"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+class BucketUrlInvalid(UserError):
+    """A text is not the URL of a bucket."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(f"{url}: {why}", "write s3://bucket/prefix[?endpoint=URL&region=NAME]")
+        self.url = url
+
+
+def store_error(url: str, err: Exception) -> StoreDenied | StoreUnavailable:
+    """Return the store's error for what obstore raised; absence is the caller's to name."""
+    reason = str(err).partition("\n")[0][:300]
+    if isinstance(err, PermissionDeniedError | UnauthenticatedError):
+        return StoreDenied(url, reason)
+    return StoreUnavailable(url, reason)
+
+
+class S3Bucket:
+    """An open bucket. Thread-safe; holds no descriptor that needs closing."""
+
+    def __init__(self, url: str, *, create: bool) -> None:
+        """Resolve endpoint, region and credentials; no request is sent.
+
+        Raises BucketUrlInvalid.
+        """
+        bucket, prefix, query = _parse(url)
+        self._bucket = bucket
+        self._create = create
+        self._session = boto3.Session()
+        self._region = query.get("region") or self._session.region_name or _DEFAULT_REGION
+        self._endpoint = query.get("endpoint") or self._resolved_endpoint()
+        self.url = _canonical_url(bucket, prefix, query)
+        self.objects = self._open(prefix)
+
+    @classmethod
+    def open(cls, url: str, *, create: bool = True) -> S3Bucket:
+        """Open the bucket at ``url``; with ``create`` it is made when it is first written to."""
+        return cls(url, create=create)
+
+    def put(
+        self,
+        path: str,
+        content: Writable,
+        *,
+        if_match: str | None = None,
+        if_absent: bool = False,
+        part_bytes: int | None = None,
+    ) -> str:
+        """Write one object, all at once, and return its ETag.
+
+        ``if_match`` and ``if_absent`` make the write conditional: obstore's PreconditionError or
+        AlreadyExistsError, or FileNotFoundError, say that the object is otherwise.
+        """
+        mode: PutMode = "overwrite"
+        if if_absent:
+            mode = "create"
+        elif if_match is not None:
+            mode = {"e_tag": if_match, "version": None}
+        try:
+            return self._put(path, content, mode, part_bytes)
+        except FileNotFoundError:
+            if if_match is not None:
+                raise
+            self._make_bucket()
+            return self._put(path, content, mode, part_bytes)
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield the name (below ``prefix``) and the size of every object."""
+        try:
+            for batch in obstore.list(self.objects, prefix, chunk_size=1000):
+                for entry in batch:
+                    yield entry["path"].removeprefix(prefix), entry["size"]
+        except FileNotFoundError:
+            return
+        except (BaseError, OSError) as err:
+            raise store_error(self.url, err) from err
+
+    def _put(self, path: str, content: Writable, mode: PutMode, part_bytes: int | None) -> str:
+        parts: dict[str, Any] = {"use_multipart": False}
+        if part_bytes is not None and memoryview(content).nbytes > part_bytes:
+            parts = {"chunk_size": part_bytes, "max_concurrency": 4}
+        try:
+            answer = obstore.put(self.objects, path, content, mode=mode, **parts)
+        except (PreconditionError, AlreadyExistsError, FileNotFoundError):
+            raise
+        except (BaseError, OSError) as err:
+            raise store_error(self.url, err) from err
+        return answer["e_tag"] or ""
+
+    def _open(self, prefix: str) -> S3Store:
+        credentials = self._session.get_credentials()
+        provider = None
+        if credentials is not None:
+            provider = Boto3CredentialProvider(self._session, ttl=_CREDENTIAL_LIFE)
+        return S3Store(
+            self._bucket,
+            prefix=prefix or None,
+            credential_provider=provider,
+            skip_signature=credentials is None,
+            endpoint=self._endpoint,
+            region=self._region,
+            virtual_hosted_style_request=False,
+            client_options={
+                "allow_http": True,
+                "connect_timeout": _CONNECT_TIMEOUT,
+                "read_timeout": _READ_TIMEOUT,
+                "timeout": _TOTAL_TIMEOUT,
+            },
+            # The retrying wrapper is the one place that repeats.
+            retry_config={"max_retries": 0},
+        )
+
+    def _resolved_endpoint(self) -> str:
+        client = self._client(None)
+        try:
+            return str(client.meta.endpoint_url)
+        finally:
+            client.close()
+
+    def _client(self, endpoint: str | None) -> Any:  # noqa: ANN401 (boto3 makes its clients at run time)
+        return self._session.client(
+            "s3",
+            region_name=self._region,
+            endpoint_url=endpoint,
+            config=Config(
+                signature_version="s3v4",
+                s3={"addressing_style": "path"},
+                connect_timeout=_CONNECT_TIMEOUT.total_seconds(),
+                read_timeout=_READ_TIMEOUT.total_seconds(),
+                retries={"total_max_attempts": 1},
+            ),
+        )
+
+    def _make_bucket(self) -> None:
+        """Make the bucket that a write found missing. Raises StoreMissing unless allowed to."""
+        if not self._create:
+            raise StoreMissing(self.url)
+        client = self._client(self._endpoint)
+        place: dict[str, Any] = {}
+        if self._region != _DEFAULT_REGION:
+            place["CreateBucketConfiguration"] = {"LocationConstraint": self._region}
+        try:
+            client.create_bucket(Bucket=self._bucket, **place)
+        except ClientError as err:
+            code = err.response["Error"].get("Code", "")
+            if code in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                return
+            if err.response["ResponseMetadata"].get("HTTPStatusCode") == 403:
+                raise StoreDenied(self.url, str(err)) from err
+            raise StoreUnavailable(self.url, str(err)) from err
+        except BotoCoreError as err:
+            raise StoreUnavailable(self.url, str(err)) from err
+        finally:
+            client.close()
+
+
+def _parse(url: str) -> tuple[str, str, dict[str, str]]:
+    parts = urlsplit(url)
+    if parts.scheme != "s3" or not _BUCKET.fullmatch(parts.netloc):
+        raise BucketUrlInvalid(url, f"{parts.netloc[:80]!r} is not the name of a bucket")
+    query = dict(parse_qsl(parts.query))
+    unknown = sorted(set(query) - {"endpoint", "region"})
+    if unknown or parts.fragment:
+        raise BucketUrlInvalid(url, f"unknown parameter {', '.join(unknown) or parts.fragment!r}")
+    endpoint = query.get("endpoint")
+    if endpoint is not None and urlsplit(endpoint).scheme not in ("http", "https"):
+        raise BucketUrlInvalid(url, f"endpoint {endpoint[:80]!r} is not an http or https URL")
+    return parts.netloc, parts.path.strip("/"), query
+
+
+def _canonical_url(bucket: str, prefix: str, query: dict[str, str]) -> str:
+    place = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
+    return f"{place}?{urlencode(sorted(query.items()))}" if query else place
