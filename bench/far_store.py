@@ -23,7 +23,6 @@ from hotstart.core.progress import Progress, ProgressSink
 from hotstart.core.run import PIPE, spawn
 
 BUCKET = "bench"
-URL = f"s3://{BUCKET}/store"
 SOURCE = Path(bench.__file__).parents[1]
 
 
@@ -80,15 +79,20 @@ class FarStore:
         """Copy a store into this one, past the link; return the bytes of all blobs."""
         if self._server is None:
             raise Unavailable("the far store is not running: enter its context first")
-        env = self._access(self._server.endpoint).env
+        direct = self._access(self._server.endpoint)
         copier = spawn(
-            [sys.executable, "-m", "bench.store_copy"], stdin=PIPE, stdout=PIPE, env=env, cwd=SOURCE
+            [sys.executable, "-m", "bench.store_copy"],
+            stdin=PIPE,
+            stdout=PIPE,
+            env=direct.env,
+            cwd=SOURCE,
         )
         total = 0
         with copier:
             if copier.stdin is None or copier.stdout is None:  # PIPE was asked for above
                 raise CopyFailed("store copier: started without pipes")
-            copier.stdin.write(json.dumps({"source": source.url, "target": URL}).encode() + b"\n")
+            order = json.dumps({"source": source.url, "target": direct.url})
+            copier.stdin.write(order.encode() + b"\n")
             copier.stdin.flush()
             for line in copier.stdout:
                 event = json.loads(line)
@@ -100,12 +104,9 @@ class FarStore:
         return total
 
     def _access(self, endpoint: str) -> StoreAccess:
-        environment = {
-            **self._environment,
+        credentials = {
             "AWS_ACCESS_KEY_ID": S3Server.access_key,
             "AWS_SECRET_ACCESS_KEY": S3Server.secret_key,
-            "AWS_REGION": REGION,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_ENDPOINT_URL": endpoint,
         }
-        return StoreAccess(URL, environment)
+        url = f"s3://{BUCKET}/store?endpoint={endpoint}&region={REGION}"
+        return StoreAccess(url, {**self._environment, **credentials})
