@@ -99,7 +99,7 @@ class S3Bucket:
         if if_absent:
             mode = "create"
         elif if_match is not None:
-            mode = {"e_tag": if_match, "version": None}
+            mode = {"e_tag": if_match}
         try:
             return self._put(path, content, mode, part_bytes)
         except FileNotFoundError:
