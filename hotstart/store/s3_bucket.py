@@ -109,15 +109,20 @@ class S3Bucket:
             return self._put(path, content, mode, part_bytes)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Yield the name (below ``prefix``) and the size of every object."""
+        """Yield the name (below ``prefix``) and the size of every object.
+
+        A missing bucket is empty if it may be made, and StoreMissing otherwise.
+        """
         try:
             for batch in obstore.list(self.objects, prefix, chunk_size=1000):
                 for entry in batch:
                     yield entry["path"].removeprefix(prefix), entry["size"]
-        except FileNotFoundError:
-            return
         except (BaseError, OSError) as err:
-            raise store_error(self.url, err) from err
+            # obstore has no error of its own for a listing of a bucket that isn't there.
+            if "404 Not Found" not in str(err):
+                raise store_error(self.url, err) from err
+            if not self._create:
+                raise StoreMissing(self.url) from err
 
     def _put(self, path: str, content: Writable, mode: PutMode, part_bytes: int | None) -> str:
         parts: dict[str, Any] = {"use_multipart": False}
