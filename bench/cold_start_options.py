@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.link_emulator import Link
 from bench.workload.tree import default_cache
 from hotstart.core.errors import UserError
+from snapshotter.criu import INSTALLED
 
 LEAST_ROUNDS = 5
 
@@ -49,7 +50,7 @@ class ColdStartOptions:
     scratch: Path = Path("/var/tmp")  # noqa: S108  (a private directory is made in it)
     cache: Path = field(default_factory=default_cache)
     """Where the demo tree is kept between runs."""
-    criu: Path = Path("/opt/hotstart/criu/bin/criu")
+    criu: Path = INSTALLED
     link: Link = field(default_factory=Link)
     timeout_s: float = 120.0
     """How long one start may take."""

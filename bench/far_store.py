@@ -20,7 +20,7 @@ from bench.s3_server import REGION, S3Server
 from bench.store_access import StoreAccess
 from hotstart.core.errors import Unavailable
 from hotstart.core.progress import Progress, ProgressSink
-from hotstart.core.run import PIPE, spawn
+from hotstart.core.run import PIPE, Process, spawn
 
 BUCKET = "bench"
 SOURCE = Path(bench.__file__).parents[1]
@@ -80,28 +80,21 @@ class FarStore:
         if self._server is None:
             raise Unavailable("the far store is not running: enter its context first")
         direct = self._access(self._server.endpoint)
+        order = json.dumps({"source": source.url, "target": direct.url})
         copier = spawn(
             [sys.executable, "-m", "bench.store_copy"],
             stdin=PIPE,
             stdout=PIPE,
             env=direct.env,
             cwd=SOURCE,
+            new_session=True,  # an interrupt of the terminal is ours to handle
         )
-        total = 0
         with copier:
-            if copier.stdin is None or copier.stdout is None:  # PIPE was asked for above
-                raise CopyFailed("store copier: started without pipes")
-            order = json.dumps({"source": source.url, "target": direct.url})
-            copier.stdin.write(order.encode() + b"\n")
-            copier.stdin.flush()
-            for line in copier.stdout:
-                event = json.loads(line)
-                total = event["total"]
-                finished = event["done"] == total
-                progress.update(Progress("far store", event["done"], total, finished=finished))
-        if copier.returncode != 0:
-            raise CopyFailed(f"store copier: exit status {copier.returncode}; see above")
-        return total
+            try:
+                return _follow(copier, order, progress)
+            except BaseException:
+                copier.kill()
+                raise
 
     def _access(self, endpoint: str) -> StoreAccess:
         credentials = {
@@ -110,3 +103,20 @@ class FarStore:
         }
         url = f"s3://{BUCKET}/store?endpoint={endpoint}&region={REGION}"
         return StoreAccess(url, {**self._environment, **credentials})
+
+
+def _follow(copier: Process, order: str, progress: ProgressSink) -> int:
+    """Give the copier its order and pass its progress on; return the bytes of all blobs."""
+    if copier.stdin is None or copier.stdout is None:  # the caller has asked for pipes
+        raise CopyFailed("store copier: started without pipes")
+    copier.stdin.write(order.encode() + b"\n")
+    copier.stdin.flush()
+    total = 0
+    for line in copier.stdout:
+        event = json.loads(line)
+        total = event["total"]
+        finished = event["done"] == total
+        progress.update(Progress("far store", event["done"], total, finished=finished))
+    if copier.wait() != 0:
+        raise CopyFailed(f"store copier: exit status {copier.returncode}; see above")
+    return total

@@ -83,7 +83,11 @@ class FirstAnswerPoller:
 
     def _start(self) -> None:
         self._process = spawn(
-            [sys.executable, "-m", "bench.poller"], stdin=PIPE, stdout=PIPE, cwd=SOURCE
+            [sys.executable, "-m", "bench.poller"],
+            stdin=PIPE,
+            stdout=PIPE,
+            cwd=SOURCE,
+            new_session=True,  # an interrupt of the terminal is the caller's to handle
         )
         self._send(
             {
@@ -95,6 +99,11 @@ class FirstAnswerPoller:
             }
         )
         self._receive()
+
+    def call_off(self) -> None:
+        """End the poll from another thread: whoever waits for its result gets Unavailable."""
+        if self._process is not None:
+            self._process.kill()
 
     def close(self) -> None:
         """End the process, answered or not. Safe to call twice."""

@@ -134,7 +134,11 @@ class LinkEmulator:
             "counters": str(self._counters),
         }
         process = spawn(
-            [sys.executable, "-m", "bench.link_relay"], stdin=PIPE, stdout=PIPE, cwd=SOURCE
+            [sys.executable, "-m", "bench.link_relay"],
+            stdin=PIPE,
+            stdout=PIPE,
+            cwd=SOURCE,
+            new_session=True,  # an interrupt of the terminal is the caller's to handle
         )
         self._process = process
         if process.stdin is None or process.stdout is None:  # PIPE was asked for above

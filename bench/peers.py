@@ -4,14 +4,15 @@
 loopback up, /dev, the dump files of ``criu-plain``. Each start gets a fresh overlay and ends with
 nothing running. The clock starts before runc is executed and stops at the first correct answer.
 
-CRIU is tuned as well as ours: network lock skipped, control groups left to runc, files checked by
-size only, and /run a tmpfs for runc and CRIU alone, because CRIU keeps its kernel probes only
+CRIU has the options that ours has (network lock skipped, control groups left to runc, files checked
+by size only), and /run a tmpfs for runc and CRIU alone, because CRIU keeps its kernel probes only
 there (criu/kerndat.c). Programs inherit that /run from the thread that starts them.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -33,9 +34,10 @@ from hotstart.kernel.namespaces import (
     create_network,
     remove_network,
 )
+from snapshotter.criu import CriuOptions
 
-CRIU_OPTIONS = "network-lock skip\nmanage-cgroups ignore\nfile-validation filesize\n"
 RUN_BYTES = 64 << 20
+CALL_OFF_TIMEOUT_S = 90.0
 
 Result = TypeVar("Result")
 
@@ -49,6 +51,8 @@ class PeerStage:
         self._run_directory = scratch / "run"
         self._stack = ExitStack()
         self._started = 0
+        self._called_off = False
+        self._poller: FirstAnswerPoller | None = None
         self.netns = scratch / "netns"
         self.dump = scratch / "dump"
         self.dumped_upper = scratch / "dumped-upper"
@@ -83,16 +87,30 @@ class PeerStage:
         create_network(self.netns)
         self._stack.callback(remove_network, self.netns)
         call_in_network(self.netns, lambda: run(["ip", "link", "set", "lo", "up"]))
-        self._place.criu_config.write_text(CRIU_OPTIONS)
+        CriuOptions().write(self._place.criu_config)
 
     def in_private_run(self, function: Callable[[], Result]) -> Result:
         """Call ``function`` where /run is the stage's tmpfs, for it and what it starts."""
 
-        def inside() -> Result:
-            mounts.bind(self._run_directory, "/run")
-            return function()
+        ended = threading.Event()
 
-        return call_in_private_mounts(inside)
+        def inside() -> Result:
+            try:
+                mounts.bind(self._run_directory, "/run")
+                return function()
+            finally:
+                ended.set()
+
+        try:
+            return call_in_private_mounts(inside)
+        except (KeyboardInterrupt, SystemExit):
+            # Only this thread is interrupted; the other one undoes what it has started, and must
+            # have done so before the stage itself goes.
+            self._called_off = True
+            if self._poller is not None:
+                self._poller.call_off()
+            ended.wait(CALL_OFF_TIMEOUT_S)
+            raise
 
     def time_to_end(self, program: PeerProgram) -> float:
         """Run another program in a fresh container to its end; return the milliseconds."""
@@ -113,7 +131,10 @@ class PeerStage:
 
     def poller(self, question: Question, timeout_s: float) -> FirstAnswerPoller:
         """Return a poller in the peers' network namespace."""
-        return FirstAnswerPoller(question, netns=self.netns, timeout_s=timeout_s)
+        if self._called_off:
+            raise PeerFailed("first answer", "the run was interrupted", "")
+        self._poller = FirstAnswerPoller(question, netns=self.netns, timeout_s=timeout_s)
+        return self._poller
 
     def answers(self, questions: Sequence[Question], timeout_s: float) -> list[Question]:
         """Ask a live, cold-started server; return the questions with its answers as reference."""

@@ -1,6 +1,9 @@
 """The peers for real: runc and CRIU on an overlay of this machine's own root."""
 
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -9,10 +12,11 @@ from bench.peer_container import PeerFailed, PeerProgram
 from bench.peers import PeerPath, PeerStage
 from bench.question import Question
 from hotstart.kernel.mounts import mounts_below
+from snapshotter.criu import INSTALLED
 
 pytestmark = pytest.mark.kernel
 
-CRIU = Path("/opt/hotstart/criu/bin/criu")
+CRIU = INSTALLED
 SERVER = Path(__file__).parent / "tiny_server.py"
 QUESTION = Question("hello")
 
@@ -75,3 +79,23 @@ def test_a_program_that_does_not_exist_leaves_nothing(scratch):
     ):
         PeerPath("cold", stage, QUESTION, timeout_s=1).measure(0)
     assert not list(scratch.glob("peer-*"))
+
+
+def test_an_interrupt_ends_the_container_before_the_stage_goes(scratch):
+    """The measuring thread isn't interrupted itself: it must be told, and waited for."""
+    argv = (python(), "-c", "import time; time.sleep(600)")
+    with PeerStage(scratch, program(*argv), CRIU) as stage:
+        interrupt = threading.Thread(target=interrupt_when_running, args=(scratch,), daemon=True)
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            PeerPath("cold", stage, QUESTION, timeout_s=60).measure(0)
+        interrupt.join()
+        assert not list(scratch.glob("peer-*"))
+
+
+def interrupt_when_running(scratch):
+    """Send SIGINT to the main thread once runc knows the container."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not list(scratch.glob("peer-*/runc/*/state.json")):
+        time.sleep(0.01)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
