@@ -39,14 +39,16 @@ _FRONT = r"""#!/usr/bin/perl
 # Front of criu for runc; written by Hotstart (snapshotter/criu.py), written anew at each start.
 use strict;
 my @criu = (@CRIU@);
-if (@ARGV == 2 && $ARGV[0] eq 'swrk' && open(my $runc, '+<&=', $ARGV[1])) {
-    # CriuReq{type: VERSION} is 08 0a; anything else is left in the socket for criu.
-    if (defined recv($runc, my $request, 64, 2) && substr($request, 0, 2) eq "\x08\x0a") {
-        recv($runc, $request, 64, 0);
-        send($runc, "@VERSION@", 0);
+if (@ARGV == 2 && $ARGV[0] eq 'swrk' && open(RUNC, '+<&=', $ARGV[1])) {
+    # CriuReq{type: VERSION} is 08 0a; anything else is left in the socket for criu (MSG_PEEK).
+    my $request = '';
+    recv(RUNC, $request, 64, 2);
+    if (substr($request, 0, 2) eq "\x08\x0a") {
+        recv(RUNC, $request, 64, 0);
+        send(RUNC, "@VERSION@", 0);
         exit 0;
     }
-    fcntl($runc, 2, 0); # F_SETFD: criu inherits the socket
+    fcntl(RUNC, 2, 0); # F_SETFD: criu inherits the socket
 }
 if (@PRIVATE@ && !$ENV{@PLAIN@}) {
     my ($root, $none, $run, $type, $kdat) = ("/", "none", "/run", "tmpfs", '@KDAT@');
@@ -82,7 +84,7 @@ class CriuOptions:
         """Return the configuration file: one long option a line, without dashes (criu(8))."""
         lines = [
             "network-lock skip",
-            "manage-cgroups ignore",
+            "manage-cgroups=ignore",
             "file-validation filesize",
             "skip-in-flight",
             f"ghost-limit {self.ghost_limit_bytes}",
