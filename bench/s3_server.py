@@ -106,6 +106,8 @@ class S3Server:
         arguments += [f"-dir={self._directory / 'data'}", "-s3", "-master.telemetry=false"]
         arguments += ["-volume.max=1000", "-volume.preStopSeconds=0"]
         arguments += ["-master.volumeSizeLimitMB=1024"]
+        # Catalogues on fixed ports: a second server on this machine would die of them.
+        arguments += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
         for role in _ROLES:
             arguments += [f"-{role}.port={ports[role]}", f"-{role}.port.grpc={ports[role] + 1}"]
         return arguments
