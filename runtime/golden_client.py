@@ -1,67 +1,76 @@
-"""Sends golden requests to a container: HTTP inside its network namespace, or a program.
+"""Sends golden requests into a container: HTTP inside its network namespace, or a program in it.
 
-HTTP by the standard library, one connection a request, to the loopback address; the answer's body
-is returned whole. A program is run as ``exec`` would run it.
+A request uses the container's own loopback, so it needs no published port and works apart from the
+world (rehearsals have loopback only). Entering the namespace needs CAP_SYS_ADMIN; it happens in a
+thread that ends with the request. Nothing is retried here: an answer is compared, a failure told.
 """
 
 from __future__ import annotations
 
 import http.client
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from hotstart.core.errors import HotstartError, Unavailable
+from hotstart.core.errors import Unavailable
 from hotstart.kernel.namespaces import call_in_network
-from runtime.bundle import exec_process
-from runtime.container_directory import ContainerDirectory
-from runtime.execution import execute
-from runtime.runc import Runc
 from snapshotter.golden import Answer, GoldenRequest
 
-_BODY_LIMIT = 64 << 20
-TIMEOUT_S = 120.0
+MAX_ANSWER_BYTES = 64 << 20
 
 
-class NoAnswer(Unavailable):
-    """A golden request got no answer."""
+class GoldenUnanswered(Unavailable):
+    """A golden request got no answer: refused, reset, too slow, or larger than allowed."""
+
+    def __init__(self, request: GoldenRequest, why: str) -> None:
+        super().__init__(f"golden request {name_of(request)}: {why}")
+        self.request = request
+        self.why = why
 
 
-class GoldenClient:
-    """Asks one container, whose network namespace is at ``netns``."""
+class RunInside(Protocol):
+    """Runs a program in the container: returns its exit status and standard output."""
 
-    def __init__(self, directory: ContainerDirectory, runc: Runc, netns: Path) -> None:
-        self._directory = directory
-        self._runc = runc
-        self._netns = netns
-
-    def ask(self, request: GoldenRequest, timeout_s: float = TIMEOUT_S) -> Answer:
-        """Send one request and return its answer. Raises NoAnswer."""
-        if request.argv:
-            return self._execute(request, timeout_s)
-        where = f"{self._directory.name}: {request.method} {request.path} on {request.port}"
-        try:
-            return call_in_network(self._netns, lambda: _http(request, timeout_s))
-        except (OSError, http.client.HTTPException) as err:
-            raise NoAnswer(f"{where}: no answer: {err!r}") from err
-
-    def _execute(self, request: GoldenRequest, timeout_s: float) -> Answer:
-        process = exec_process(self._directory, request.argv)
-        try:
-            with execute(self._directory, self._runc, process) as execution:
-                outcome = execution.communicate(timeout_s=timeout_s)
-        except HotstartError as err:
-            raise NoAnswer(f"{self._directory.name}: {request.argv[0]}: {err}") from err
-        return Answer(outcome.status, outcome.stdout)
+    def __call__(self, argv: Sequence[str], timeout_s: float, /) -> tuple[int, bytes]: ...
 
 
-def _http(request: GoldenRequest, timeout_s: float) -> Answer:
+def name_of(request: GoldenRequest) -> str:
+    """Return how messages call a request."""
+    if request.exec:
+        return "exec " + " ".join(request.exec)
+    return f"{request.method} :{request.port}{request.path}"
+
+
+def send(
+    request: GoldenRequest, network: Path, run_inside: RunInside, *, timeout_s: float = 60.0
+) -> Answer:
+    """Send one request and return its answer. Raises GoldenUnanswered.
+
+    ``network`` is the file that keeps the container's network namespace.
+    """
+    if request.exec:
+        return Answer(*run_inside(request.exec, timeout_s))
+    return call_in_network(network, lambda: _ask(request, timeout_s))
+
+
+def answers(
+    requests: Sequence[GoldenRequest], sender: Callable[[GoldenRequest], Answer]
+) -> tuple[Answer, ...]:
+    """Send requests one after another, in order: a server's state may depend on it."""
+    return tuple(sender(request) for request in requests)
+
+
+def _ask(request: GoldenRequest, timeout_s: float) -> Answer:
     connection = http.client.HTTPConnection("127.0.0.1", request.port, timeout=timeout_s)
     try:
         headers = {"Connection": "close", **request.headers}
         connection.request(request.method, request.path, request.body or None, headers)
         response = connection.getresponse()
-        body = response.read(_BODY_LIMIT + 1)
+        body = response.read(MAX_ANSWER_BYTES + 1)
+    except (OSError, http.client.HTTPException) as err:
+        raise GoldenUnanswered(request, f"{type(err).__name__}: {err}") from err
     finally:
         connection.close()
-    if len(body) > _BODY_LIMIT:
-        raise http.client.HTTPException(f"the answer is longer than {_BODY_LIMIT} bytes")
+    if len(body) > MAX_ANSWER_BYTES:
+        raise GoldenUnanswered(request, f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
     return Answer(response.status, body)

@@ -1,148 +1,168 @@
-"""What of a host a frozen process depends on, and whether another host will do.
+"""The host fingerprint: what a host must share with the host of capture for a restore to be right.
 
-A process keeps the decisions that it made when it started: glibc and numerical libraries choose
-code by CPU features, the kernel's vDSO is mapped, xsave areas have the size they had. A restore
-elsewhere would die with SIGILL much later, so it is refused before, with every reason.
+A frozen process has chosen its code paths (ifuncs, BLAS kernels) by the CPU it saw and holds
+register state of that CPU's size, so every CPU flag seen at capture must be there at restore; a
+host may have more. Older kernels and older CRIUs than the dumper's are refused, newer ones are not.
+Reading /proc/cpuinfo and /proc/meminfo (proc(5)) needs no privileges.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
-import platform
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hotstart.core.errors import Unsupported
-from hotstart.kernel.cgroup import hierarchies
-from hotstart.store.json_document import JsonValue
+from hotstart.core.errors import UserError
+from hotstart.core.span import PAGE
 
-_MIB = 1 << 20
-_CPUINFO = Path("/proc/cpuinfo")
-_MEMINFO = Path("/proc/meminfo")
-
-# Flags that describe the hypervisor, mitigations or power, not instructions that code may use.
-_NOT_CODE = re.compile(
-    r"hypervisor|md_clear|flush_l1d|ibrs|ibpb|stibp|ssbd|.*_capabilities|constant_tsc|nonstop_tsc"
-    r"|tsc_known_freq|tsc_reliable|arat|rep_good|nopl|cpuid|pti|.*spec.*|retpoline|epb|hwp.*"
-    r"|dtherm|ida|pln|pts|tpr_shadow|vnmi|flexpriority|ept.*|vpid|extd_apicid|topoext|apic|x2apic"
-    r"|tsc_deadline_timer|tsc_adjust|acpi|ht|tm|pbe|pni_.*|xtopology|pdcm|cqm.*|rdt_.*|cat_.*"
-    r"|mba|vmx|svm|npt|lbrv|nrip_save|rsb_ctxsw|erms|fsrm"
+# Flags that come and go with the kernel's version or the hypervisor and change no code path.
+_IGNORED_FLAGS = re.compile(
+    r"bogomips|constant_tsc|nonstop_tsc|tsc_.*|.*_known_freq|hypervisor|rep_good|nopl|cpuid|"
+    r"arch_.*|ibrs.*|ibpb.*|stibp.*|ssbd|virt_ssbd|amd_ssbd|md_clear|flush_l1d|topoext|"
+    r"perfctr_.*|pti|retpoline.*|user_shstk|overflow_recov|succor|amd_lbr.*|perfmon.*|ssb_no"
 )
 
 
-class RestoreRefused(Unsupported):
-    """The snapshot cannot run on this host; ``reasons`` has every one."""
-
-    def __init__(self, reference: str, reasons: tuple[str, ...]) -> None:
-        super().__init__(f"{reference}: cannot be restored here: {'; '.join(reasons)}")
-        self.reasons = reasons
+class FingerprintInvalid(UserError):
+    """A snapshot's host section does not have the shape of one."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostFingerprint:
-    """One host; ``cpu_flags`` are the instructions it offers to programs, sorted."""
+    """One host. Sizes in bytes; versions as their programs print them."""
 
     architecture: str
-    page_size: int
-    kernel: str
+    page_bytes: int
     cpu_vendor: str
     cpu_model: str
     cpu_flags: tuple[str, ...]
+    kernel: str
     cgroup_mode: str
     criu: str
     runc: str
-    memory_need_bytes: int
+    memory_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that a snapshot's config holds."""
+        return {
+            "architecture": self.architecture,
+            "page_bytes": self.page_bytes,
+            "cpu_vendor": self.cpu_vendor,
+            "cpu_model": self.cpu_model,
+            "cpu_flags": list(self.cpu_flags),
+            "kernel": self.kernel,
+            "cgroup_mode": self.cgroup_mode,
+            "criu": self.criu,
+            "runc": self.runc,
+            "memory_bytes": self.memory_bytes,
+        }
 
     @classmethod
-    def collect(cls, *, criu: str, runc: str, memory_need_bytes: int = 0) -> HostFingerprint:
-        """Look at this host. ``memory_need_bytes`` is what the frozen process takes up."""
-        vendor, model, flags = _cpu(_CPUINFO.read_text())
-        return cls(
-            platform.machine(),
-            mmap.PAGESIZE,
-            os.uname().release,
-            vendor,
-            model,
-            flags,
-            hierarchies().mode,
-            criu,
-            runc,
-            memory_need_bytes,
+    def from_json(cls, value: Mapping[str, Any]) -> HostFingerprint:
+        """Read ``to_json``'s form. Raises FingerprintInvalid."""
+        try:
+            fields = dict(value)
+            found = cls(
+                architecture=str(fields.pop("architecture")),
+                page_bytes=int(fields.pop("page_bytes")),
+                cpu_vendor=str(fields.pop("cpu_vendor")),
+                cpu_model=str(fields.pop("cpu_model")),
+                cpu_flags=tuple(map(str, fields.pop("cpu_flags"))),
+                kernel=str(fields.pop("kernel")),
+                cgroup_mode=str(fields.pop("cgroup_mode")),
+                criu=str(fields.pop("criu")),
+                runc=str(fields.pop("runc")),
+                memory_bytes=int(fields.pop("memory_bytes")),
+            )
+        except (KeyError, TypeError, ValueError) as err:
+            raise FingerprintInvalid(f"host fingerprint: {type(err).__name__}: {err}") from err
+        if fields:
+            raise FingerprintInvalid(f"host fingerprint: unknown keys {', '.join(sorted(fields))}")
+        return found
+
+    def reasons_against(self, here: HostFingerprint, *, needed_bytes: int = 0) -> tuple[str, ...]:
+        """Say why a snapshot of this host can't be restored on ``here``; empty: it can.
+
+        ``needed_bytes`` is the memory that the restored processes will hold.
+        """
+        if (self.architecture, self.page_bytes) != (here.architecture, here.page_bytes):
+            return (
+                f"made on {self.architecture} with pages of {self.page_bytes} bytes, "
+                f"this host is {here.architecture} with {here.page_bytes}",
+            )
+        return tuple(
+            filter(None, (*self._cpu(here), *self._software(here), *_room(here, needed_bytes)))
         )
 
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return the form that a snapshot carries."""
-        value: dict[str, JsonValue] = asdict(self)
-        value["cpu_flags"] = list(self.cpu_flags)
-        return value
+    def _cpu(self, here: HostFingerprint) -> tuple[str, ...]:
+        if self.cpu_vendor != here.cpu_vendor:
+            return (f"made on a CPU of {self.cpu_vendor}, this one is of {here.cpu_vendor}",)
+        absent = sorted(set(self.cpu_flags) - set(here.cpu_flags))
+        if not absent:
+            return ()
+        more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
+        return (
+            f"the process may use CPU features that this host lacks: {', '.join(absent[:8])}{more}",
+        )
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, JsonValue]) -> HostFingerprint:
-        """Read a snapshot's. Raises Unsupported for one of another shape."""
-        try:
-            known = {item.name: value[item.name] for item in fields(cls)}
-            flags = tuple(str(flag) for flag in known["cpu_flags"])  # type: ignore[union-attr]
-            return cls(**{**known, "cpu_flags": flags})  # type: ignore[arg-type]
-        except (KeyError, TypeError) as err:
-            raise Unsupported(f"the snapshot's host fingerprint cannot be read: {err!r}") from err
-
-    def may_restore(
-        self, frozen: HostFingerprint, *, free_bytes: int | None = None
-    ) -> tuple[str, ...]:
-        """Return why a process frozen on that host cannot go on here; empty: it can.
-
-        ``free_bytes`` is what this host can give it (default: what is available now).
-        """
+    def _software(self, here: HostFingerprint) -> tuple[str, ...]:
         reasons = []
-        for name, here, there in (
-            ("architecture", self.architecture, frozen.architecture),
-            ("page size", str(self.page_size), str(frozen.page_size)),
-            ("CPU vendor", self.cpu_vendor, frozen.cpu_vendor),
-            ("kernel", _series(self.kernel), _series(frozen.kernel)),
-            ("cgroup mode", self.cgroup_mode, frozen.cgroup_mode),
-        ):
-            if here != there:
-                reasons.append(f"{name} is {here}, the snapshot needs {there}")
-        lacking = sorted(set(frozen.cpu_flags) - set(self.cpu_flags))
-        if lacking:
-            more = f" and {len(lacking) - 8} more" if len(lacking) > 8 else ""
-            reasons.append(f"this CPU lacks {', '.join(lacking[:8])}{more}")
-        if _numbers(self.criu) < _numbers(frozen.criu):
-            reasons.append(f"CRIU is {self.criu}, the snapshot was made by {frozen.criu}")
-        free = available_memory_bytes() if free_bytes is None else free_bytes
-        if free < frozen.memory_need_bytes:
-            need = frozen.memory_need_bytes // _MIB
-            reasons.append(f"{free // _MIB} MiB of memory are free, it needs {need}")
+        if numbers(here.kernel)[:2] < numbers(self.kernel)[:2]:
+            reasons.append(f"made on kernel {self.kernel}, this one is older: {here.kernel}")
+        if numbers(here.criu) < numbers(self.criu):
+            reasons.append(f"dumped by CRIU {self.criu}, the one here is older: {here.criu}")
         return tuple(reasons)
 
 
-def available_memory_bytes() -> int:
-    """Return what the kernel says it can give to a new process."""
-    match = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(), re.MULTILINE)
-    return int(match[1]) << 10 if match else 0
+def _room(here: HostFingerprint, needed_bytes: int) -> tuple[str, ...]:
+    if needed_bytes <= here.memory_bytes:
+        return ()
+    return (f"needs {needed_bytes} bytes of memory, this host has {here.memory_bytes}",)
 
 
-def _cpu(text: str) -> tuple[str, str, tuple[str, ...]]:
-    """Return vendor, model name and code flags of the first processor (all are alike)."""
-    values: dict[str, str] = {}
-    for line in text.splitlines():
-        if not line.strip() and values:
-            break
-        name, _, value = line.partition(":")
-        values.setdefault(name.strip(), value.strip())
-    flags = (values.get("flags") or values.get("Features") or "").split()
-    code = tuple(sorted({flag for flag in flags if not _NOT_CODE.fullmatch(flag)}))
-    vendor = values.get("vendor_id") or values.get("CPU implementer") or "unknown"
-    return vendor, values.get("model name", values.get("CPU part", "unknown")), code
+def numbers(version: str) -> tuple[int, ...]:
+    """Return the leading dotted numbers of a version."""
+    found = re.search(r"\d+(?:\.\d+)*", version)
+    return tuple(map(int, found[0].split("."))) if found else ()
 
 
-def _series(release: str) -> str:
-    """Kernels of one series (6.18) keep what a frozen process sees."""
-    return ".".join(release.split("-")[0].split(".")[:2])
+def collect(
+    *, cgroup_mode: str, criu: str, runc: str, proc: Path = Path("/proc")
+) -> HostFingerprint:
+    """Read this host. The versions of programs are the caller's to know."""
+    vendor, model, flags = _cpu_facts((proc / "cpuinfo").read_text())
+    host = os.uname()
+    return HostFingerprint(
+        architecture=host.machine,
+        page_bytes=os.sysconf("SC_PAGE_SIZE") if proc == Path("/proc") else PAGE,
+        cpu_vendor=vendor,
+        cpu_model=model,
+        cpu_flags=flags,
+        kernel=host.release,
+        cgroup_mode=cgroup_mode,
+        criu=criu,
+        runc=runc,
+        memory_bytes=_memory_bytes((proc / "meminfo").read_text()),
+    )
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version))
+def _cpu_facts(cpuinfo: str) -> tuple[str, str, tuple[str, ...]]:
+    """Return vendor, model and the flags that every CPU of the host has."""
+    lines = [line.partition(":") for line in cpuinfo.splitlines()]
+    pairs = [(key.strip(), value.strip()) for key, _, value in lines]
+
+    def first(*names: str) -> str:
+        return next((value for key, value in pairs if key in names), "unknown")
+
+    sets = [set(value.split()) for key, value in pairs if key in ("flags", "Features")]
+    shared = set.intersection(*sets) if sets else set()
+    flags = tuple(sorted(flag for flag in shared if not _IGNORED_FLAGS.fullmatch(flag)))
+    return first("vendor_id", "CPU implementer"), first("model name", "CPU part"), flags
+
+
+def _memory_bytes(meminfo: str) -> int:
+    found = re.search(r"^MemTotal:\s+(\d+) kB", meminfo, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0

@@ -1,10 +1,14 @@
-"""Golden requests: what a restored process must answer as the frozen one did.
+"""Golden requests and the comparison of their answers. Pure: sending is runtime's job.
 
-A request is a small JSON file: ``{"method","path","port","headers","body","expect"}`` over HTTP, or
-``{"exec": [...]}`` inside the container, both with
-``"expect": {"mode": "exact" | "json", "paths": [...], "tolerance": X}``. ``paths`` are dotted
-(``data.0.vector``); without them the whole document counts. Numbers are equal within
-``tolerance``. Values and comparison only; sending is runtime's.
+A request file holds one JSON object:
+
+    {"method": "POST", "path": "/embed", "port": 8000, "headers": {...}, "body": "..." or any JSON,
+     "expect": {"mode": "exact" | "json", "paths": ["data.0.vector"], "tolerance": 1e-4}}
+    {"exec": ["program", "word"], "expect": {...}}
+
+``exact`` compares status and bytes. ``json`` compares status and the values at ``paths`` (all of
+the document without paths); numbers may differ by ``tolerance``, everything else may not. A path is
+keys and list positions joined by dots. The expected answer is taken live, before the freeze.
 """
 
 from __future__ import annotations
@@ -13,226 +17,215 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from hotstart.core.errors import UserError
-from hotstart.store.json_document import JsonValue
-from hotstart.store.snapshot_config import ExpectedAnswer, Golden
 
-_KEYS = {"method", "path", "port", "headers", "body", "exec", "expect"}
+Json: TypeAlias = Any
+
+MAX_FILE_BYTES = 16 << 20
+_REQUEST_KEYS = {"method", "path", "port", "headers", "body", "exec", "expect"}
 _EXPECT_KEYS = {"mode", "paths", "tolerance"}
-_SHOWN = 120
 
 
 class GoldenInvalid(UserError):
-    """A golden request file cannot be used."""
+    """A golden request does not have the shape of one."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, source: str, what: str) -> None:
         super().__init__(
-            f"golden request: {what}",
-            'write {"method","path","port","headers","body","expect"} or {"exec": [...]}',
+            f"{source}: {what}", "docs/snapshots.md shows what a golden request file looks like"
         )
+
+
+class PathMissing(Exception):
+    """A JSON answer has nothing at a path. The message names the path and where it ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """How an answer is compared; ``tolerance`` is an absolute difference of numbers."""
+
+    mode: str = "exact"
+    paths: tuple[str, ...] = ()
+    tolerance: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenRequest:
+    """One request: over HTTP to a port of the container, or a program run in it (``exec``)."""
+
+    method: str = "GET"
+    path: str = "/"
+    port: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    body: bytes = b""
+    exec: tuple[str, ...] = ()
+    expect: Expectation = Expectation()
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: HTTP status or exit status, and the bytes of the body or of stdout."""
+    """What came back: an HTTP status or an exit status, and the body or standard output."""
 
     status: int
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class GoldenRequest:
-    """One request. With ``argv`` it is a program to run in the container, else HTTP."""
-
-    method: str = "GET"
-    path: str = "/"
-    port: int = 80
-    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
-    body: bytes = b""
-    argv: tuple[str, ...] = ()
-    mode: str = "exact"
-    paths: tuple[str, ...] = ()
-    tolerance: float = 0.0
-    source: Mapping[str, JsonValue] = field(default_factory=dict, hash=False, repr=False)
-
-    @classmethod
-    def load(cls, text: str | bytes) -> GoldenRequest:
-        """Read the text of a file. Raises GoldenInvalid."""
-        try:
-            value = json.loads(text)
-        except ValueError as err:
-            raise GoldenInvalid(f"not JSON: {err}") from err
-        return cls.from_json(value)
-
-    @classmethod
-    def from_json(cls, value: object) -> GoldenRequest:
-        """Read a JSON value. Raises GoldenInvalid."""
-        if not isinstance(value, dict):
-            raise GoldenInvalid("not an object")
-        _known(value, _KEYS)
-        expect = value.get("expect", {})
-        if not isinstance(expect, dict):
-            raise GoldenInvalid("expect is not an object")
-        _known(expect, _EXPECT_KEYS)
-        argv = _texts(value.get("exec", []), "exec")
-        if not argv and "path" not in value:
-            raise GoldenInvalid("it has neither a path nor a program")
-        body, headers = _body(value.get("body"), _headers(value.get("headers", {})))
-        return cls(
-            method=_text(value.get("method", "POST" if body else "GET"), "method"),
-            path=_path(value.get("path", "/")),
-            port=_port(value.get("port", 80)),
-            headers=headers,
-            body=body,
-            argv=argv,
-            mode=_mode(expect.get("mode", "exact")),
-            paths=_texts(expect.get("paths", []), "paths"),
-            tolerance=_tolerance(expect.get("tolerance", 0.0)),
-            source=cast(Mapping[str, JsonValue], value),
-        )
-
-    def keep(self, answer: Answer) -> Golden:
-        """Return request and answer in the form that a snapshot carries. Raises GoldenInvalid."""
-        if self.mode == "json":
-            document = _document(answer)
-            if isinstance(document, str):
-                raise GoldenInvalid(f"the answer is no JSON document: {document}")
-            return Golden(self.source, ExpectedAnswer(answer.status, json=document[0]))
-        return Golden(self.source, ExpectedAnswer(answer.status, body=answer.body))
-
-    def compare(self, expected: ExpectedAnswer, actual: Answer) -> str | None:
-        """Return how ``actual`` differs from what was kept, or None if it doesn't."""
-        if actual.status != expected.status:
-            return f"status is {actual.status}, expected {expected.status}"
-        if self.mode == "exact":
-            return _bytes_differ(expected.body or b"", actual.body)
-        document = _document(actual)
-        if isinstance(document, str):
-            return f"the answer is no JSON document: {document}"
-        if not self.paths:
-            return self._differ(expected.json, document[0], "the document")
-        for path in self.paths:
-            wanted, found = _at(expected.json, path), _at(document[0], path)
-            difference = self._differ(wanted, found, path)
-            if difference:
-                return difference
-        return None
-
-    def _differ(self, wanted: JsonValue, found: JsonValue, where: str) -> str | None:
-        if isinstance(wanted, bool) or isinstance(found, bool) or wanted is None or found is None:
-            return None if wanted is found else _unequal(where, wanted, found)
-        if isinstance(wanted, int | float) and isinstance(found, int | float):
-            near = math.isclose(wanted, found, rel_tol=0.0, abs_tol=self.tolerance)
-            return None if near else _unequal(where, wanted, found)
-        if isinstance(wanted, list) and isinstance(found, list):
-            if len(wanted) != len(found):
-                return f"{where} has {len(found)} items, expected {len(wanted)}"
-            pairs = zip(map(str, range(len(wanted))), wanted, found, strict=True)
-        elif isinstance(wanted, dict) and isinstance(found, dict):
-            if wanted.keys() != found.keys():
-                return f"{where} has the keys {sorted(found)}, expected {sorted(wanted)}"
-            pairs = ((key, wanted[key], found[key]) for key in wanted)  # type: ignore[assignment]
-        else:
-            return None if wanted == found else _unequal(where, wanted, found)
-        for key, inner, other in pairs:
-            difference = self._differ(inner, other, f"{where}.{key}")
-            if difference:
-                return difference
-        return None
-
-
-def _document(answer: Answer) -> tuple[JsonValue] | str:
+def load(path: Path) -> GoldenRequest:
+    """Read a request file. Raises GoldenInvalid, or UserError if it can't be read."""
     try:
-        return (json.loads(answer.body),)
-    except ValueError:
-        return repr(answer.body[:_SHOWN])
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as err:
+        raise UserError(f"{path}: can't read the golden request: {err.strerror}") from err
+    if len(content) > MAX_FILE_BYTES:
+        raise GoldenInvalid(str(path), f"larger than {MAX_FILE_BYTES} bytes")
+    return parse(content, str(path))
 
 
-def _at(document: JsonValue, path: str) -> JsonValue:
-    """Follow a dotted path; None where it leads nowhere."""
-    value = document
-    for key in path.split("."):
-        if isinstance(value, dict):
-            value = value.get(key)
-        elif isinstance(value, list) and key.isdigit() and int(key) < len(value):
-            value = value[int(key)]
-        else:
-            return None
-    return value
+def parse(content: bytes, source: str) -> GoldenRequest:
+    """Read a request's JSON. Raises GoldenInvalid, which names ``source`` and what is wrong."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as err:
+        raise GoldenInvalid(source, f"not JSON: {err}") from err
+    if not isinstance(value, dict):
+        raise GoldenInvalid(source, "not a JSON object")
+    unknown = sorted(set(value) - _REQUEST_KEYS)
+    if unknown:
+        raise GoldenInvalid(source, f"unknown keys {', '.join(unknown)}")
+    expect = _expectation(value.get("expect", {}), source)
+    if "exec" in value:
+        return GoldenRequest(exec=_argv(value, source), expect=expect)
+    return _http(value, expect, source)
 
 
-def _unequal(where: str, wanted: JsonValue, found: JsonValue) -> str:
-    return f"{where} is {str(found)[:_SHOWN]}, expected {str(wanted)[:_SHOWN]}"
+def _argv(value: dict[str, Json], source: str) -> tuple[str, ...]:
+    argv = value["exec"]
+    if not (isinstance(argv, list) and argv and all(isinstance(word, str) for word in argv)):
+        raise GoldenInvalid(source, "exec is not a list of words")
+    if set(value) - {"exec", "expect"}:
+        raise GoldenInvalid(source, "exec goes with expect only")
+    return tuple(argv)
 
 
-def _bytes_differ(wanted: bytes, found: bytes) -> str | None:
-    if wanted == found:
-        return None
-    pairs = enumerate(zip(wanted, found, strict=False))
-    at = next((at for at, (a, b) in pairs if a != b), min(len(wanted), len(found)))
-    return (
-        f"the body differs from byte {at} on: {found[at : at + 40]!r}, "
-        f"expected {wanted[at : at + 40]!r}"
+def _http(value: dict[str, Json], expect: Expectation, source: str) -> GoldenRequest:
+    method, path, port = value.get("method", "GET"), value.get("path", "/"), value.get("port")
+    headers = value.get("headers", {})
+    if not (isinstance(method, str) and method.isalpha()):
+        raise GoldenInvalid(source, f"method is {method!r}")
+    if not (isinstance(path, str) and path.startswith("/") and path.isprintable()):
+        raise GoldenInvalid(source, f"path is {path!r}, it begins with /")
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
+        raise GoldenInvalid(source, "port is missing or not a port of the container")
+    if not _are_headers(headers):
+        raise GoldenInvalid(source, "headers are not an object of one-line strings")
+    return GoldenRequest(method.upper(), path, port, headers, _body(value.get("body")), (), expect)
+
+
+def _are_headers(value: Json) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(text, str) and not set(name + text) & {"\r", "\n"}
+        for name, text in value.items()
     )
 
 
-def _known(value: Mapping[str, object], keys: set[str]) -> None:
-    unknown = sorted(set(value) - keys)
-    if unknown:
-        raise GoldenInvalid(f"unknown keys {', '.join(unknown)}")
-
-
-def _text(value: object, key: str) -> str:
-    if not isinstance(value, str) or not value or any(c in value for c in "\r\n\0"):
-        raise GoldenInvalid(f"{key} is not a line of text")
-    return value
-
-
-def _path(value: object) -> str:
-    path = _text(value, "path")
-    if not path.startswith("/") or " " in path:
-        raise GoldenInvalid(f"path {path[:80]!r} does not start with / or has a space")
-    return path
-
-
-def _texts(value: object, key: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise GoldenInvalid(f"{key} is not a list of texts")
-    return tuple(value)
-
-
-def _headers(value: object) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise GoldenInvalid("headers is not an object")
-    return {_text(name, "a header"): _text(text, f"header {name}") for name, text in value.items()}
-
-
-def _body(value: object, headers: dict[str, str]) -> tuple[bytes, dict[str, str]]:
-    """A text is sent as it is; anything else as JSON, with the content type that it has then."""
+def _body(value: Json) -> bytes:
+    """A string is sent as it is, other JSON as its text."""
     if value is None:
-        return b"", headers
-    if isinstance(value, str):
-        return value.encode(), headers
-    if not any(name.lower() == "content-type" for name in headers):
-        headers = {**headers, "Content-Type": "application/json"}
-    return json.dumps(value).encode(), headers
+        return b""
+    return value.encode() if isinstance(value, str) else json.dumps(value).encode()
 
 
-def _port(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 16:
-        raise GoldenInvalid(f"port is {str(value)[:20]}")
+def _expectation(value: Json, source: str) -> Expectation:
+    if not isinstance(value, dict) or set(value) - _EXPECT_KEYS:
+        raise GoldenInvalid(source, f"expect takes {', '.join(sorted(_EXPECT_KEYS))} only")
+    mode = value.get("mode", "json" if "paths" in value or "tolerance" in value else "exact")
+    paths, tolerance = value.get("paths", []), value.get("tolerance", 0.0)
+    if mode not in ("exact", "json"):
+        raise GoldenInvalid(source, f"expect.mode is {mode!r}, expected exact or json")
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise GoldenInvalid(source, "expect.paths is not a list of strings")
+    if not _is_number(tolerance) or not 0 <= tolerance < math.inf:
+        raise GoldenInvalid(source, "expect.tolerance is not a number >= 0")
+    if mode == "exact" and (paths or tolerance):
+        raise GoldenInvalid(source, "expect.paths and expect.tolerance need mode json")
+    return Expectation(mode, tuple(paths), float(tolerance))
+
+
+def compare(expect: Expectation, expected: Answer, actual: Answer) -> str | None:
+    """Return None for an equal answer, else one sentence that says what differs and where."""
+    if actual.status != expected.status:
+        return f"status is {actual.status}, expected {expected.status}"
+    if expect.mode == "exact":
+        return _compare_bytes(expected.body, actual.body)
+    try:
+        wanted, found = json.loads(expected.body), json.loads(actual.body)
+    except ValueError as err:
+        return f"the answer is not JSON: {err}"
+    for path in expect.paths or ("",):
+        try:
+            reason = _compare_values(value_at(wanted, path), value_at(found, path), path, expect)
+        except PathMissing as err:
+            return str(err)
+        if reason is not None:
+            return reason
+    return None
+
+
+def _compare_bytes(expected: bytes, actual: bytes) -> str | None:
+    if expected == actual:
+        return None
+    both = min(len(expected), len(actual))
+    at = next((i for i in range(both) if expected[i] != actual[i]), both)
+    return (
+        f"the body differs from byte {at} on: {actual[at : at + 20]!r}, "
+        f"expected {expected[at : at + 20]!r} ({len(actual)} bytes, expected {len(expected)})"
+    )
+
+
+def value_at(document: Json, path: str) -> Json:
+    """Return the value at ``path`` (empty: the document). Raises PathMissing."""
+    value = document
+    for key in path.split(".") if path else ():
+        if isinstance(value, dict) and key in value:
+            value = value[key]
+        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            raise PathMissing(f"the answer has nothing at {path!r} (no {key!r})")
     return value
 
 
-def _mode(value: object) -> str:
-    if value not in ("exact", "json"):
-        raise GoldenInvalid(f"expect.mode is {str(value)[:20]!r}, neither exact nor json")
-    return str(value)
+def _compare_values(expected: Json, actual: Json, where: str, expect: Expectation) -> str | None:
+    if _is_number(expected) and _is_number(actual):
+        near = expected == actual or abs(expected - actual) <= expect.tolerance
+        return None if near else _differs(where, expected, actual)
+    if type(expected) is not type(actual):
+        return _differs(where, expected, actual)
+    if isinstance(expected, dict):
+        if set(expected) != set(actual):
+            return _differs(
+                f"the keys of {where or 'the document'}", sorted(expected), sorted(actual)
+            )
+        pairs = [(key, expected[key], actual[key]) for key in expected]
+    elif isinstance(expected, list):
+        if len(expected) != len(actual):
+            return _differs(f"the length of {where or 'the list'}", len(expected), len(actual))
+        pairs = [(str(i), *both) for i, both in enumerate(zip(expected, actual, strict=True))]
+    else:
+        return None if expected == actual else _differs(where, expected, actual)
+    for key, wanted, found in pairs:
+        reason = _compare_values(wanted, found, f"{where}.{key}" if where else key, expect)
+        if reason is not None:
+            return reason
+    return None
 
 
-def _tolerance(value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
-        raise GoldenInvalid(f"expect.tolerance is {str(value)[:20]}")
-    return float(value)
+def _is_number(value: Json) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _differs(where: str, expected: Json, actual: Json) -> str:
+    return f"{where or 'the answer'} is {str(actual)[:80]}, expected {str(expected)[:80]}"
