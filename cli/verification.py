@@ -1,0 +1,212 @@
+"""Reads every object that a reference reaches and compares it with what names it.
+
+Checked are: the reference and its manifest; every blob the manifest lists (digest and size); the
+bootstrap after decompression; every chunk of every table, decompressed, against its BLAKE3; every
+frame of a start bundle; the signature of a snapshot; the trace of an image, where one is recorded.
+Packs are read whole, one after another, so memory holds one pack for each thread.
+
+A wrong object does not end the check: all problems are listed. A store that does not answer does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from cli.stored import Stored, load
+from hotstart.core.digest import Digest
+from hotstart.core.errors import IntegrityError, NotFound, Unsupported
+from hotstart.core.progress import Progress, ProgressSink
+from hotstart.core.span import Span
+from hotstart.store.blob_store import Content
+from hotstart.store.bundle import BundleIndex
+from hotstart.store.chunk_table import Chunk, ChunkTable
+from hotstart.store.descriptor import Descriptor
+from hotstart.store.layers import DeviceDescriptor, raw_digest, raw_size
+from hotstart.store.manifest import ImageManifest, SnapshotManifest
+from hotstart.store.packs import decode
+from hotstart.store.references import ReferenceName
+from hotstart.store.signing import PublicKey, verify
+from hotstart.store.stack import Store
+from hotstart.store.trace import Trace
+from hotstart.store.zstd_frame import decompress
+
+THREADS = 4
+_TASK = "verify"
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was read, and what was wrong with it (empty: nothing)."""
+
+    objects: int
+    read_bytes: int
+    chunks: int
+    problems: tuple[str, ...]
+
+
+class VerificationFailed(IntegrityError):
+    """At least one object is not what it should be."""
+
+    def __init__(self, name: ReferenceName, problems: Sequence[str]) -> None:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        super().__init__(f"{name}: {problems[0]}{more}")
+        self.problems = tuple(problems)
+
+
+class Verifier:
+    """Checks one reference. ``trusted`` None means: do not look at a snapshot's signature."""
+
+    def __init__(
+        self, store: Store, trusted: Sequence[PublicKey] | None, progress: ProgressSink
+    ) -> None:
+        self._store = store
+        self._trusted = trusted
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._seen: set[Digest] = set()
+        self._problems: list[str] = []
+        self._read_bytes = 0
+        self._total_bytes = 0
+        self._chunks = 0
+
+    def check(self, name: ReferenceName) -> Verification:
+        """Check everything. Raises ReferenceNotFound or Unavailable; else reports problems."""
+        with self._noted(f"manifest of {name}"):
+            stored = load(self._store, name)
+            self._count(stored.reference.target)
+            self._check_stored(stored)
+        self._progress.update(
+            Progress(_TASK, self._read_bytes, self._total_bytes, "bytes", finished=True)
+        )
+        problems = tuple(dict.fromkeys(self._problems))
+        return Verification(len(self._seen), self._read_bytes, self._chunks, problems)
+
+    def _check_stored(self, stored: Stored) -> None:
+        manifest = stored.manifest
+        self._total_bytes = self._read_bytes + sum(blob.size for blob in manifest.blobs())
+        image = manifest
+        if isinstance(manifest, SnapshotManifest):
+            if self._trusted is not None:
+                with self._noted("signature"):
+                    verify(manifest, self._trusted)
+            self._check_layers(manifest)
+            self._check_bundle(manifest)
+            image = manifest.image()
+            with self._noted("manifest of the snapshot's image"):
+                self._read(manifest.subject)
+        if isinstance(image, ImageManifest):
+            self._check_layers(image)
+            self._check_trace(image)
+        for blob in manifest.blobs():
+            with self._noted(blob.media_type):
+                self._read_once(blob)
+
+    def _check_layers(self, manifest: ImageManifest | SnapshotManifest) -> None:
+        with self._noted("bootstrap"):
+            content = decompress(self._read(manifest.bootstrap), raw_size(manifest.bootstrap))
+            raw_digest(manifest.bootstrap).check(content, "unpacked bootstrap")
+        for device in manifest.devices:
+            with self._noted("chunk table"):
+                self._check_device(device)
+
+    def _check_device(self, device: DeviceDescriptor) -> None:
+        """Check a table, then its packs in parallel, each with the chunks that lie in it."""
+        self._read(device.table)
+        table = ChunkTable.open(self._store.blobs, device)
+        of_pack: dict[int, list[Chunk]] = {number: [] for number in range(len(table.packs))}
+        for chunk in table:
+            of_pack[chunk.pack].append(chunk)
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="verify") as pool:
+            list(pool.map(lambda n: self._check_pack(device.packs[n], of_pack[n]), of_pack))
+
+    def _check_pack(self, pack: Descriptor, chunks: Sequence[Chunk]) -> None:
+        with self._noted("pack"):
+            content = memoryview(self._read(pack))
+            for chunk in chunks:
+                with self._noted(f"chunk at {chunk.device_offset} in pack {pack.digest}"):
+                    _check_chunk(content, chunk)
+        with self._lock:
+            self._chunks += len(chunks)
+
+    def _check_bundle(self, manifest: SnapshotManifest) -> None:
+        if manifest.bundle is None or manifest.bundle_index is None:
+            return
+        with self._noted("start bundle"):
+            content = memoryview(self._read(manifest.bundle))
+            for frame in BundleIndex.decode(manifest.bundle_index.data or b"").frames:
+                with self._noted(f"frame at {frame.offset} of the start bundle"):
+                    _check_bytes(
+                        content,
+                        Span(frame.offset, frame.stored_length),
+                        lambda stored, f=frame: decode(stored, f.raw, f.length),
+                        frame.digest,
+                    )
+
+    def _check_trace(self, image: ImageManifest) -> None:
+        name = ReferenceName.trace_of(image.descriptor().digest)
+        try:
+            reference = self._store.references.get(name)
+        except NotFound:
+            return
+        with self._noted("trace"):
+            Trace.decode(bytes(self._read(reference.target)))
+
+    def _read_once(self, blob: Descriptor) -> None:
+        if blob.digest not in self._seen:
+            self._read(blob)
+
+    def _read(self, blob: Descriptor) -> Content:
+        """Read a whole blob, compare digest and size, and count it once."""
+        content = self._store.blobs.read(blob.digest)
+        blob.digest.check(content, f"{self._store.url}: blob {blob.digest}")
+        if len(content) != blob.size:
+            raise IntegrityError(f"{len(content)} bytes, its descriptor says {blob.size}")
+        self._count(blob)
+        return content
+
+    def _count(self, blob: Descriptor) -> None:
+        with self._lock:
+            if blob.digest in self._seen:
+                return
+            self._seen.add(blob.digest)
+            self._read_bytes += blob.size
+            done, total = self._read_bytes, max(self._read_bytes, self._total_bytes)
+        self._progress.update(Progress(_TASK, done, total))
+
+    @contextmanager
+    def _noted(self, where: str) -> Iterator[None]:
+        """Turn a wrong or missing object into a line of the report."""
+        try:
+            yield
+        except (IntegrityError, Unsupported) as err:
+            self._note(f"{where}: {err}")
+        except NotFound as err:
+            if where.startswith("manifest of "):
+                raise
+            self._note(f"{where}: {err}")
+
+    def _note(self, problem: str) -> None:
+        with self._lock:
+            self._problems.append(problem)
+
+
+def _check_chunk(pack: memoryview, chunk: Chunk) -> None:
+    span = Span(chunk.pack_offset, chunk.stored_length)
+    _check_bytes(pack, span, lambda stored: decode(stored, chunk.raw, chunk.length), chunk.digest)
+
+
+def _check_bytes(
+    blob: memoryview, span: Span, unpack: Callable[[memoryview], Content], digest: bytes
+) -> None:
+    """Unpack a range of a blob and compare its BLAKE3."""
+    if span.end > len(blob):
+        raise IntegrityError(f"ends at {span.end}, beyond the blob's {len(blob)} bytes")
+    actual = blake3(unpack(blob[span.offset : span.end])).digest()
+    if actual != digest:
+        raise IntegrityError(f"digest is {actual.hex()}, expected {digest.hex()}")
