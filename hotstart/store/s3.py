@@ -20,9 +20,7 @@ import obstore
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
-    PermissionDeniedError,
     PreconditionError,
-    UnauthenticatedError,
 )
 
 from hotstart.core.digest import Digest
@@ -108,11 +106,12 @@ class S3Blobs:
                     self._objects, _BLOBS + digest.hex, start=span.offset, length=span.length
                 )
             )
-        except (BaseError, ValueError):
-            # Servers answer a span beyond the end with 416 or with fewer bytes.
-            self._check_span(digest, span)
+        except BaseError as err:
+            if "416 Range Not Satisfiable" in str(err):
+                raise SpanOutside(self.url, digest, span) from err
             raise
         if len(content) != span.length:
+            # The answer to a span of which only the beginning exists is that beginning.
             self._check_span(digest, span)
             raise StoreUnavailable(
                 self.url, f"{len(content)} bytes came of {span.length} of blob {digest}"
@@ -120,9 +119,8 @@ class S3Blobs:
         return content
 
     def _check_span(self, digest: Digest, span: Span) -> None:
-        with suppress(PermissionDeniedError, UnauthenticatedError):
-            if span.end > obstore.head(self._objects, _BLOBS + digest.hex)["size"]:
-                raise SpanOutside(self.url, digest, span)
+        if span.end > obstore.head(self._objects, _BLOBS + digest.hex)["size"]:
+            raise SpanOutside(self.url, digest, span)
 
     def size(self, digest: Digest) -> int:
         """Return the size in bytes."""

@@ -54,7 +54,8 @@ class BucketUrlInvalid(UserError):
 def store_error(url: str, err: Exception) -> StoreDenied | StoreUnavailable:
     """Return the store's error for what obstore raised; absence is the caller's to name."""
     reason = str(err).partition("\n")[0][:300]
-    if isinstance(err, PermissionDeniedError | UnauthenticatedError):
+    # A refused listing is a GenericError to obstore; only its text tells.
+    if isinstance(err, PermissionDeniedError | UnauthenticatedError) or "403 Forbidden" in reason:
         return StoreDenied(url, reason)
     return StoreUnavailable(url, reason)
 

@@ -50,6 +50,8 @@ def open_store(url: str, *, create: bool = True, retry: RetryPolicy | None = Non
 
     Raises StoreUrlInvalid, StoreMissing, or another store error.
     """
+    if not url or "\0" in url:
+        raise StoreUrlInvalid(repr(url), "names nothing")
     scheme, separator, _ = url.partition("://")
     if not separator:
         return _open_directory(Path(url), create=create)
@@ -64,8 +66,6 @@ def open_store(url: str, *, create: bool = True, retry: RetryPolicy | None = Non
 
 
 def _open_directory(path: Path, *, create: bool) -> Store:
-    if not path.name and path != Path(path.anchor):
-        raise StoreUrlInvalid(str(path), "no directory is named")
     root = path.absolute()
     url = f"file://{quote(str(root))}"
     prepare_directory(root, url, create=create)

@@ -23,6 +23,9 @@ def target(text):
 class ReferenceStoreContract:
     """Each test gets an empty store as ``references``."""
 
+    race_turns = 5
+    racers = 8
+
     def test_a_created_reference_is_found(self, references):
         made = references.swap(NAME, target("one"), None)
         assert references.get(NAME) == made
@@ -92,22 +95,22 @@ class ReferenceStoreContract:
 
     def test_of_racing_swaps_exactly_one_wins(self, references):
         current = references.swap(NAME, target("start"), None)
-        for turn in range(5):
-            winners = _race(references, current.version, turn)
+        for turn in range(self.race_turns):
+            winners = _race(references, current.version, turn, self.racers)
             assert len(winners) == 1
             current = references.get(NAME)
             assert current == winners[0]
 
     def test_of_racing_creations_exactly_one_wins(self, references):
-        for turn in range(3):
-            winners = _race(references, None, turn)
+        for turn in range(self.race_turns):
+            winners = _race(references, None, turn, self.racers)
             assert len(winners) == 1
             references.remove(NAME, winners[0].version)
 
 
-def _race(references, expected, turn):
-    """Swap from eight threads at once; return the references of those that won."""
-    start = threading.Barrier(8)
+def _race(references, expected, turn, racers):
+    """Swap from several threads at once; return the references of those that won."""
+    start = threading.Barrier(racers)
     winners, errors = [], []
 
     def swap(number):
@@ -119,7 +122,7 @@ def _race(references, expected, turn):
         except Exception as err:
             errors.append(err)
 
-    threads = [threading.Thread(target=swap, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=swap, args=(number,)) for number in range(racers)]
     for thread in threads:
         thread.start()
     for thread in threads:

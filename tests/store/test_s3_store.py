@@ -42,6 +42,10 @@ class TestS3Blobs(BlobStoreContract):
 
 
 class TestS3References(ReferenceStoreContract):
+    race_turns = 2
+    racers = 4
+    """This server lets colliding writers wait for whole seconds."""
+
     @pytest.fixture
     def references(self, bucket):
         return S3References(bucket)
@@ -85,14 +89,12 @@ def test_a_missing_bucket_is_an_empty_store_that_may_be_made(s3_environment):
     assert list(store.references.names()) == []
 
 
-def test_a_missing_bucket_is_not_made_without_create(s3_environment):
+def test_a_missing_bucket_is_a_missing_store_without_create(s3_environment):
     store = open_store("s3://never-made", create=False)
     with pytest.raises(StoreMissing):
-        store.blobs.put(Digest.of(b"x"), b"x")
-    with pytest.raises(StoreMissing):
-        store.references.swap(ReferenceName("a"), Descriptor.of("a/b", b"x"), None)
-    with pytest.raises(StoreMissing):
         list(store.references.names())
+    with pytest.raises(StoreMissing):
+        list(store.blobs.digests())
 
 
 def test_wrong_credentials_are_denied(bucket, monkeypatch):

@@ -1,0 +1,99 @@
+"""How the S3 store takes answers that a healthy server does not give."""
+
+import pytest
+
+from hotstart.core.digest import Digest
+from hotstart.core.span import Span
+from hotstart.store.blob_store import StoreDenied, StoreMissing, StoreUnavailable
+from hotstart.store.retrying import RetryPolicy
+from hotstart.store.s3 import S3Blobs, S3Bucket
+from hotstart.store.stack import open_store
+from tests.store.answering_server import Answer, answering
+
+CONTENT = b"0123456789"
+DIGEST = Digest.of(CONTENT)
+GOOD_SPAN = {
+    "ETag": '"1"',
+    "Last-Modified": "Tue, 01 Jan 2030 00:00:00 GMT",
+    "Content-Range": "bytes 2-5/10",
+}
+NO_BUCKET = Answer(404, b"<Error><Code>NoSuchBucket</Code><Message>no</Message></Error>")
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+
+
+def opened(endpoint, attempts=3, *, create=True):
+    policy = RetryPolicy(attempts=attempts, sleep=lambda delay_s: None)
+    return open_store(f"s3://bucket/p?endpoint={endpoint}", retry=policy, create=create)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_server_errors_are_repeated_until_a_good_answer(status):
+    good = Answer(206, CONTENT[2:6], GOOD_SPAN)
+    with answering(Answer(status), Answer(status), good) as (endpoint, requests):
+        assert opened(endpoint).blobs.read(DIGEST, Span(2, 4)) == CONTENT[2:6]
+    assert requests == [f"GET /bucket/p/blobs/sha256/{DIGEST.hex}"] * 3
+
+
+def test_a_body_that_ends_early_is_repeated():
+    short = Answer(206, CONTENT[2:4], GOOD_SPAN, declared=4)
+    good = Answer(206, CONTENT[2:6], GOOD_SPAN)
+    with answering(short, good) as (endpoint, _):
+        assert opened(endpoint).blobs.read(DIGEST, Span(2, 4)) == CONTENT[2:6]
+
+
+def test_a_body_that_always_ends_early_is_unavailable():
+    short = Answer(206, CONTENT[2:4], GOOD_SPAN, declared=4)
+    with answering(short) as (endpoint, _), pytest.raises(StoreUnavailable):
+        opened(endpoint).blobs.read(DIGEST, Span(2, 4))
+
+
+def test_the_last_server_error_is_unavailable():
+    with answering(Answer(503)) as (endpoint, requests):
+        with pytest.raises(StoreUnavailable, match="503"):
+            opened(endpoint).blobs.size(DIGEST)
+        assert len(requests) == 3
+
+
+def test_forbidden_is_denied_and_asked_once():
+    with answering(Answer(403, b"<Error><Code>AccessDenied</Code></Error>")) as (
+        endpoint,
+        requests,
+    ):
+        with pytest.raises(StoreDenied):
+            opened(endpoint).blobs.read(DIGEST)
+        assert len(requests) == 1
+
+
+def test_a_missing_bucket_is_made_once_and_the_write_repeated():
+    stored = Answer(200, headers={"ETag": '"1"'})
+    with answering(Answer(404), NO_BUCKET, Answer(200), stored) as (endpoint, requests):
+        opened(endpoint).blobs.put(DIGEST, CONTENT)
+    path = f"/bucket/p/blobs/sha256/{DIGEST.hex}"
+    assert requests == [f"HEAD {path}", f"PUT {path}", "PUT /bucket", f"PUT {path}"]
+
+
+def test_a_missing_bucket_is_not_made_without_create():
+    with answering(Answer(404), NO_BUCKET) as (endpoint, requests):
+        with pytest.raises(StoreMissing):
+            opened(endpoint, create=False).blobs.put(DIGEST, CONTENT)
+        assert len(requests) == 2
+
+
+def test_a_bucket_that_may_not_be_made_is_denied():
+    refusal = Answer(403, b"<Error><Code>AccessDenied</Code></Error>")
+    with answering(Answer(404), NO_BUCKET, refusal) as (endpoint, requests):
+        with pytest.raises(StoreDenied):
+            opened(endpoint).blobs.put(DIGEST, CONTENT)
+        assert requests[-1] == "PUT /bucket"
+
+
+def test_the_endpoint_comes_from_where_aws_tools_take_it(monkeypatch):
+    with answering(Answer(206, CONTENT[2:6], GOOD_SPAN)) as (endpoint, _):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+        blobs = S3Blobs(S3Bucket.open("s3://bucket/p"))
+        assert blobs.read(DIGEST, Span(2, 4)) == CONTENT[2:6]
