@@ -23,10 +23,14 @@ import boto3
 from botocore.config import Config
 
 from hotstart.core.errors import Unavailable, Unsupported
+from hotstart.core.log import get_logger
 from hotstart.core.run import Process, TimeoutExpired, spawn
+
+log = get_logger(__name__)
 
 REGION = "us-east-1"
 _START_TIMEOUT_S = 60.0
+_ATTEMPTS = 3
 # Asked to end, it waits for idle connections; what it has answered for is in its files already.
 _END_TIMEOUT_S = 1.0
 _ROLES = ("master", "volume", "filer", "s3")
@@ -51,14 +55,23 @@ class S3Server:
         """Start, and wait until it serves. Raises S3ServerFailed, Unsupported without weed."""
         program = weed_program()
         (self._directory / "data").mkdir(parents=True, exist_ok=True)
+        # Its parts start side by side and give up if one finds another not yet there.
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._start(program)
+            except S3ServerFailed as err:
+                log.info("s3_server_starts_again", reason=str(err))
+        return self._start(program)
+
+    def _start(self, program: str) -> S3Server:
         ports = _free_ports()
         self.endpoint = f"http://127.0.0.1:{ports['s3']}"
         argv = [program, *self._arguments(ports)]
-        with open(self._directory / "log", "ab") as log:
-            # One volume at a time for a bucket: many small buckets must not reserve many.
+        with open(self._directory / "log", "ab") as lines:
             env = {"PATH": "/usr/bin:/bin", "HOME": str(self._directory)}
+            # One volume at a time for a bucket: many small buckets must not reserve many.
             env["WEED_MASTER_VOLUME_GROWTH_COPY_1"] = "1"
-            self._process = spawn(argv, stdout=log, stderr=log, env=env, cwd=self._directory)
+            self._process = spawn(argv, stdout=lines, stderr=lines, env=env, cwd=self._directory)
         try:
             self._await_start()
         except BaseException:
