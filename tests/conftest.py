@@ -4,14 +4,18 @@ The session's files lie in one short directory on a disk file system (fanotify a
 tmpfs; socket paths are at most 107 bytes long) and are removed if all went well.
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
+from hotstart.core.errors import HotstartError
 from hotstart.kernel.mounts import mounts_below
+from tests.evidence import of_failure
 from tests.leftovers import Watch, become_subreaper
 from tests.requires import found, missing
 
@@ -22,6 +26,8 @@ HEAVY = ("kernel", "e2e", "s3")
 
 _OWN_BASE = pytest.StashKey[Path]()
 _LASTING = pytest.StashKey[set[int]]()
+_PREFIX = "hs-"
+_KEEP_S = 24 * 3600
 _CHECKOUT = Path(__file__).parents[1]
 
 
@@ -29,7 +35,8 @@ def pytest_configure(config):
     become_subreaper()
     config.stash[_LASTING] = set()
     if config.option.basetemp is None and not hasattr(config, "workerinput"):
-        config.stash[_OWN_BASE] = Path(tempfile.mkdtemp(prefix="hs-", dir=_disk_directory()))
+        _remove_forgotten(_disk_directory())
+        config.stash[_OWN_BASE] = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_disk_directory()))
         # pytest empties the directory that it is given, and makes it anew.
         config.option.basetemp = str(config.stash[_OWN_BASE] / "t")
 
@@ -45,6 +52,13 @@ _FAILED = pytest.StashKey[bool]()
 
 def pytest_sessionfinish(session, exitstatus):
     session.config.stash[_FAILED] = exitstatus not in (0, pytest.ExitCode.NO_TESTS_COLLECTED)
+
+
+def _remove_forgotten(place: Path) -> None:
+    """Failed sessions keep their files, but not for ever."""
+    for path in place.glob(f"{_PREFIX}*"):
+        if time.time() - path.stat().st_mtime > _KEEP_S and not mounts_below(path):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _disk_directory() -> Path:
@@ -74,6 +88,10 @@ def pytest_runtest_makereport(item, call):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"REQUIRE_KERNEL_TESTS=1 allows no skip of this test. {reason}"
+    directory = getattr(item, "funcargs", {}).get("tmp_path")
+    if report.failed and report.when == "call" and directory and _is_heavy(item):
+        with contextlib.suppress(OSError, HotstartError):  # evidence must not hide the failure
+            report.sections.extend(of_failure(directory))
     return report
 
 

@@ -24,15 +24,27 @@ def test_needs_veth():
 '''
 
 
+FAILING = '''
+"""One test that fails after its daemon has said why."""
+import pytest
+
+@pytest.mark.kernel
+def test_fails(tmp_path):
+    (tmp_path / "agent.log").write_text("first\\nthe store answered 403\\n")
+    raise AssertionError("no answer")
+'''
+
+
 @pytest.fixture
 def outcome(tmp_path):
     """Run that test in a session of its own and return what pytest says."""
 
-    def run(mark, **environment):
+    def run(mark, text=TEST, **environment):
         test = tmp_path / "test_needs.py"
-        test.write_text(TEST.replace("{mark}", mark))
+        test.write_text(text.replace("{mark}", mark))
         argv = [sys.executable, "-m", "pytest", "-q", "-rsE", "-p", "tests.conftest", str(test)]
         argv += ["--rootdir", str(CHECKOUT), "-c", str(CHECKOUT / "pyproject.toml")]
+        argv += ["--basetemp", str(tmp_path / "inner")]
         environment = {"PATH": "/usr/bin:/bin", **environment}
         done = subprocess.run(
             argv, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False
@@ -59,3 +71,11 @@ def test_where_kernel_tests_are_required_a_skip_is_a_failure(outcome, mark):
 def test_a_unit_test_may_still_be_skipped(outcome):
     status, text = outcome("timeout(60)", REQUIRE_KERNEL_TESTS="1")
     assert (status, "1 skipped" in text) == (0, True)
+
+
+@pytest.mark.kernel
+def test_a_failure_shows_what_the_logs_said(outcome):
+    status, text = outcome("kernel", FAILING)
+    assert status == 1
+    assert "agent.log" in text
+    assert "the store answered 403" in text
