@@ -189,9 +189,7 @@ class _Scanner:
 
     def _node(self, path: bytes, status: os.stat_result) -> Node:
         mode = status.st_mode
-        node = Node(
-            mode, status.st_uid, status.st_gid, status.st_mtime_ns, _xattrs(path, status)
-        )
+        node = Node(mode, status.st_uid, status.st_gid, status.st_mtime_ns, _xattrs(path, status))
         if stat.S_ISREG(mode):
             sparse = status.st_blocks * 512 < status.st_size
             node.content = FileContent(path, identity_of(status), sparse)

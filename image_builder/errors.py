@@ -30,7 +30,7 @@ class SourceChanged(UserError):
     def __init__(self, source: str) -> None:
         super().__init__(
             f"{source}: changed while it was being read",
-            "build from a tree that nothing writes to, for instance a copy or a file system snapshot",
+            "build from a tree that nothing writes to, such as a copy or a file system snapshot",
         )
         self.source = source
 

@@ -24,7 +24,10 @@ NO_XATTRS: Mapping[bytes, bytes] = {}
 class Content(Protocol):
     """The bytes of one regular file. May be read from several threads at once."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """Length in bytes, holes included."""
+        ...
 
     def data_spans(self) -> Sequence[Span]:
         """Return the parts that hold data, ascending and apart; the rest are holes (zeros).

@@ -1,0 +1,124 @@
+"""PAX records of one tar member, and the global ones that apply until they are replaced.
+
+Values: ``path``, ``linkpath``, ``size``, ``uid``, ``gid``, ``mtime`` of POSIX; extended attributes
+as star and GNU tar write them (SCHILY.xattr.NAME, raw), as libarchive does (LIBARCHIVE.xattr.NAME,
+base64), and ACLs in text (SCHILY.acl.access, SCHILY.acl.default). An empty value cancels a global
+one (pax(1)). Raises ValueError for values that can't be read.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
+
+from image_builder.attributes import ACL_ACCESS, ACL_DEFAULT, acl_from_text, is_kept
+from image_builder.tar_headers import parse_pax, pax_number, pax_time_ns
+
+_ACLS = {"SCHILY.acl.access": ACL_ACCESS, "SCHILY.acl.default": ACL_DEFAULT}
+_STAR = "SCHILY.xattr."
+_LIBARCHIVE = "LIBARCHIVE.xattr."
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The records of one member in order."""
+
+    all: list[tuple[str, bytes]]
+
+    @classmethod
+    def parse(cls, content: bytes) -> Records:
+        """Read the body of a PAX header."""
+        return cls(parse_pax(content))
+
+    def __bool__(self) -> bool:
+        return bool(self.all)
+
+    def last(self, key: str) -> bytes | None:
+        """Return the value that counts: the last one; None if there is none or it is empty."""
+        for name, value in reversed(self.all):
+            if name == key:
+                return value or None
+        return None
+
+    @property
+    def path(self) -> bytes | None:
+        """The name of the member."""
+        return self.last("path")
+
+    @property
+    def link(self) -> bytes | None:
+        """The target of a link."""
+        return self.last("linkpath")
+
+    @property
+    def size(self) -> int | None:
+        """Stored bytes of the member."""
+        return self._number("size")
+
+    @property
+    def uid(self) -> int | None:
+        """Owner."""
+        return self._number("uid")
+
+    @property
+    def gid(self) -> int | None:
+        """Group."""
+        return self._number("gid")
+
+    @property
+    def mtime_ns(self) -> int | None:
+        """Modification time."""
+        value = self.last("mtime")
+        return None if value is None else pax_time_ns(value, "mtime")
+
+    @property
+    def is_sparse(self) -> bool:
+        """True for the three PAX formats of sparse files."""
+        return any(key.startswith("GNU.sparse.") for key, _value in self.all)
+
+    def xattrs(self) -> dict[bytes, bytes]:
+        """Return the extended attributes that belong to the file, sorted by name."""
+        found: dict[bytes, bytes] = {}
+        for key, value in self.all:
+            if key.startswith(_LIBARCHIVE):
+                name = unquote_to_bytes(key.removeprefix(_LIBARCHIVE).encode(*_BYTES))
+                found.setdefault(name, _base64(value))
+            elif key in _ACLS and value:
+                found[_ACLS[key]] = acl_from_text(value.decode("utf-8", "replace"))
+        for key, value in self.all:
+            if key.startswith(_STAR):
+                found[key.removeprefix(_STAR).encode(*_BYTES)] = value
+        return {name: found[name] for name in sorted(found) if is_kept(name)}
+
+    def _number(self, key: str) -> int | None:
+        value = self.last(key)
+        return None if value is None else pax_number(value, key)
+
+
+_BYTES = ("utf-8", "surrogateescape")
+
+
+def _base64(value: bytes) -> bytes:
+    try:
+        return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
+    except binascii.Error as err:
+        raise ValueError("an extended attribute is not base64") from err
+
+
+@dataclass(slots=True)
+class GlobalRecords:
+    """Records of ``g`` headers: they hold for every later member that has no own value."""
+
+    _records: dict[str, bytes] = field(default_factory=dict)
+
+    def add(self, records: Records) -> None:
+        """Take the records of one more global header."""
+        self._records.update(records.all)
+
+    def under(self, own: Records) -> Records:
+        """Return ``own`` with the global records behind it."""
+        if not self._records:
+            return own
+        return Records([*self._records.items(), *own.all])
