@@ -70,8 +70,9 @@ def root(demo, scratch):
     with ExitStack() as mounts:
         overlay([demo.root], upper, work, target)
         mounts.callback(unmount, target)
-        bind("/dev", target / "dev")
-        mounts.callback(unmount, target / "dev")
+        for name in ("dev", "proc"):
+            bind(f"/{name}", target / name)
+            mounts.callback(unmount, target / name)
         yield target
 
 
