@@ -66,7 +66,7 @@ class Service:
                     no_snapshot=request.no_snapshot,
                     background_fill=not request.no_background_fill,
                     call=call,
-                )
+                ),
             ),
         )
 
@@ -88,7 +88,7 @@ class Service:
                     allow_clones=request.allow_clones,
                     background_fill=not request.no_background_fill,
                     call=call,
-                )
+                ),
             ),
         )
 
@@ -148,11 +148,14 @@ class Service:
         call: LongCall[int] = LongCall()
 
         def output(stream: str, data: bytes) -> None:
-            call.emit(pb.ExecEvent(**{stream: data}))
+            event = pb.ExecEvent()
+            setattr(event, stream, data)
+            call.emit(event)
 
         def work() -> int:
             wanted = convert.exec_from(next(requests).start)
-            return self._node.exec(wanted, stdin=_stdin_of(requests), output=output, call=call)
+            stdin = _stdin_of(requests)
+            return self._node.exec(wanted, stdin=stdin, output=output, call=call)
 
         context.add_callback(call.cancel)
         call.start(work)

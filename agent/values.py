@@ -17,6 +17,9 @@ FillerName = Literal["auto", "fanotify", "fuse"]
 FallbackRule = Literal["default", "allow", "forbid"]
 Statefulness = Literal["prove", "stateless", "stateful"]
 
+DEFAULT_GRACE_S = 10.0
+"""How long a container may take to end after SIGTERM."""
+
 
 @dataclass(frozen=True, slots=True)
 class ContainerView:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -26,7 +26,7 @@ Value = TypeVar("Value")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class Parsed(click.ParamType, Generic[Value]):
+class Parsed(click.ParamType[Value]):
     """An option type made of a parser that raises UserError."""
 
     def __init__(self, name: str, parse: Callable[[str], Value]) -> None:
@@ -35,12 +35,10 @@ class Parsed(click.ParamType, Generic[Value]):
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> object:
-        """Parse a text; a value that is parsed already passes."""
-        if not isinstance(value, str):
-            return value
+    ) -> Value:
+        """Parse a text. Anything else would be a default, and no default is needed."""
         try:
-            return self._parse(value)
+            return self._parse(str(value))
         except UserError as err:
             self.fail(f"{err}; {err.hint}" if err.hint else str(err), param, ctx)
 

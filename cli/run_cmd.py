@@ -36,7 +36,7 @@ from cli.settings import Settings
 @click.option("--hostname", metavar="H", help="Host name inside.")
 @click.option("--no-snapshot", is_flag=True, help="Start cold even where a snapshot would do.")
 @click.pass_obj
-def run(settings: Settings, reference: str, argv: tuple[str, ...], **values: Any) -> int:  # noqa: ANN401  # click's options
+def run(settings: Settings, /, reference: str, argv: tuple[str, ...], **values: Any) -> int:  # noqa: ANN401  # click's options
     """Start a container from an image: hotstart run IMAGE -- ARGUMENTS.
 
     ARGUMENTS replace the image's command; its entrypoint stays.
@@ -81,6 +81,7 @@ def run(settings: Settings, reference: str, argv: tuple[str, ...], **values: Any
 @click.pass_obj
 def restore(
     settings: Settings,
+    /,
     reference: str,
     fallback: FallbackRule | None,
     trust_unsigned: bool,

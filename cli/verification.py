@@ -11,25 +11,22 @@ A wrong object does not end the check: all problems are listed. A store that doe
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-from blake3 import blake3
 
 from cli.stored import Stored, load
 from hotstart.core.digest import Digest
 from hotstart.core.errors import IntegrityError, NotFound, Unsupported
 from hotstart.core.progress import Progress, ProgressSink
-from hotstart.core.span import Span
 from hotstart.store.blob_store import Content
-from hotstart.store.bundle import BundleIndex
+from hotstart.store.bundle import BundleIndex, Frame
 from hotstart.store.chunk_table import Chunk, ChunkTable
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.layers import DeviceDescriptor, raw_digest, raw_size
 from hotstart.store.manifest import ImageManifest, SnapshotManifest
-from hotstart.store.packs import decode
+from hotstart.store.packs import decode_verified
 from hotstart.store.references import ReferenceName
 from hotstart.store.signing import PublicKey, verify
 from hotstart.store.stack import Store
@@ -130,7 +127,7 @@ class Verifier:
             content = memoryview(self._read(pack))
             for chunk in chunks:
                 with self._noted(f"chunk at {chunk.device_offset} in pack {pack.digest}"):
-                    _check_chunk(content, chunk)
+                    _check_stored_bytes(content, chunk.pack_offset, chunk)
         with self._lock:
             self._chunks += len(chunks)
 
@@ -141,12 +138,7 @@ class Verifier:
             content = memoryview(self._read(manifest.bundle))
             for frame in BundleIndex.decode(manifest.bundle_index.data or b"").frames:
                 with self._noted(f"frame at {frame.offset} of the start bundle"):
-                    _check_bytes(
-                        content,
-                        Span(frame.offset, frame.stored_length),
-                        lambda stored, f=frame: decode(stored, f.raw, f.length),
-                        frame.digest,
-                    )
+                    _check_stored_bytes(content, frame.offset, frame)
 
     def _check_trace(self, image: ImageManifest) -> None:
         name = ReferenceName.trace_of(image.descriptor().digest)
@@ -196,17 +188,15 @@ class Verifier:
             self._problems.append(problem)
 
 
-def _check_chunk(pack: memoryview, chunk: Chunk) -> None:
-    span = Span(chunk.pack_offset, chunk.stored_length)
-    _check_bytes(pack, span, lambda stored: decode(stored, chunk.raw, chunk.length), chunk.digest)
-
-
-def _check_bytes(
-    blob: memoryview, span: Span, unpack: Callable[[memoryview], Content], digest: bytes
-) -> None:
-    """Unpack a range of a blob and compare its BLAKE3."""
-    if span.end > len(blob):
-        raise IntegrityError(f"ends at {span.end}, beyond the blob's {len(blob)} bytes")
-    actual = blake3(unpack(blob[span.offset : span.end])).digest()
-    if actual != digest:
-        raise IntegrityError(f"digest is {actual.hex()}, expected {digest.hex()}")
+def _check_stored_bytes(blob: memoryview, offset: int, item: Chunk | Frame) -> None:
+    """Unpack what lies at ``offset`` of a blob and compare its digest."""
+    end = offset + item.stored_length
+    if end > len(blob):
+        raise IntegrityError(f"ends at {end}, beyond the blob's {len(blob)} bytes")
+    decode_verified(
+        blob[offset:end],
+        raw=item.raw,
+        length=item.length,
+        digest=item.digest,
+        source="stored bytes",
+    )

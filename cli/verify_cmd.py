@@ -29,16 +29,9 @@ def verify(settings: Settings, reference: str, trust_unsigned: bool) -> None:
             say(f"hotstart: {name}: {problem}")
         raise VerificationFailed(name, result.problems)
     if settings.json:
-        show_json({"reference": str(name), **_document(result)})
+        show_json({"reference": str(name), "verified": result})
         return
     show(
         f"{name}: {result.objects} objects, {size(result.read_bytes)}, "
         f"{result.chunks} chunks: all as they should be"
     )
-
-
-def _document(result: object) -> dict[str, object]:
-    from cli.output import plain
-
-    document = plain(result)
-    return document if isinstance(document, dict) else {}

@@ -1,0 +1,64 @@
+"""``hotstart doctor``: what this host can do for Hotstart, and why not. Needs no agent.
+
+Ends with 0 only if everything that is required is there; what is merely wished for is shown.
+"""
+
+from __future__ import annotations
+
+import click
+
+from cli.command import HotstartCommand
+from cli.output import show, show_json
+from cli.settings import Settings
+from hotstart.core.errors import Unsupported
+from hotstart.kernel.features import Feature, probe
+from snapshotter.criu import find_criu
+
+
+class HostUnfit(Unsupported):
+    """This host lacks something that Hotstart cannot do without."""
+
+
+@click.command("doctor", cls=HotstartCommand)
+@click.pass_obj
+def doctor(settings: Settings) -> None:
+    """Tell what this host can do, what is missing, and why."""
+    features = probe(settings.root, find_criu())
+    filler, why = filler_route(features)
+    missing = [feature for feature in features if feature.required and not feature.present]
+    if settings.json:
+        show_json(
+            {
+                "fit": not missing,
+                "features": features,
+                "filler": {"route": filler, "why": why},
+            }
+        )
+    else:
+        for feature in features:
+            show(_line(feature))
+        show(f"\nabsent data is filled by {filler}: {why}")
+    if missing and settings.json:
+        raise click.exceptions.Exit(105)
+    if missing:
+        names = ", ".join(feature.name for feature in missing)
+        raise HostUnfit(f"this host lacks {names}; the lines above say why")
+
+
+def filler_route(features: tuple[Feature, ...]) -> tuple[str, str]:
+    """Return which filler an agent takes by itself, and why."""
+    found = {feature.name: feature for feature in features}
+    fanotify, fuse = found["fanotify_pre_content"], found["fuse"]
+    file_system, backed = found["cache_file_system"], found["erofs_file_backed"]
+    for needed in (fanotify, file_system, backed):
+        if not needed.present:
+            if fuse.present:
+                return "fuse", f"{needed.name}: {needed.reason}"
+            return "nothing", f"{needed.name}: {needed.reason}; fuse: {fuse.reason}"
+    return "fanotify", "the kernel asks for absent data itself, and warm reads never leave it"
+
+
+def _line(feature: Feature) -> str:
+    mark = "ok" if feature.present else ("MISSING" if feature.required else "absent")
+    needed = "" if feature.present else f" (needed for: {feature.needed_for})"
+    return f"{mark:<9}{feature.name:<22}{feature.reason}{needed}"
