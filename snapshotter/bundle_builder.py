@@ -2,8 +2,8 @@
 
 Order of use: first what CRIU itself reads of the dump files, then the memory working set, then the
 file pages that the restored process touched. Every page is packed once, at its first place; pages
-that no chunk covers (holes) are left out by whoever recorded them. Bytes are read from the local,
-complete device files, whose chunks were verified when they were filled.
+that no chunk covers (holes) are left out by whoever recorded them. Bytes are read through a
+``PageReader``: from the store, or from local, complete device files.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from hotstart.core.digest import Digest
 from hotstart.core.span import PAGE
@@ -54,6 +55,13 @@ class BundleParts:
     index: Descriptor
 
 
+class PageReader(Protocol):
+    """Where the bytes of a bundle come from."""
+
+    def read(self, device_id: str, run: Run) -> bytes:
+        """Return the run's bytes, whole pages."""
+
+
 class DevicePages:
     """Reads pages of local device files through descriptors that the caller owns."""
 
@@ -78,7 +86,7 @@ def make_bundle(
     recordings: Sequence[Recording],
     extents: Sequence[MemoryExtent],
     device_ids: Sequence[str],
-    pages: DevicePages,
+    pages: PageReader,
     blobs: BlobStore,
 ) -> BundleParts:
     """Pack the recordings' pages, put the bundle into the store and describe it.

@@ -72,13 +72,14 @@ class CriuOptions:
 
     ``link_remap`` makes CRIU leave temporary links in the root file system for files that were
     removed while open and still have another name. ``tcp_close`` restores established connections
-    as closed ones: a clone could not go on with them.
+    as closed ones: a clone could not go on with them. ``action_script`` is run at each stage of a
+    dump or restore, with CRTOOLS_SCRIPT_ACTION saying which.
     """
 
     ghost_limit_bytes: int = 1 << 30
     link_remap: bool = False
     tcp_close: bool = True
-    log_file: str = ""
+    action_script: str = ""
 
     def config_text(self) -> str:
         """Return the configuration file: one long option a line, without dashes (criu(8))."""
@@ -93,8 +94,8 @@ class CriuOptions:
             lines.append("tcp-close")
         if self.link_remap:
             lines.append("link-remap")
-        if self.log_file:
-            lines.append(f"log-file {self.log_file}")
+        if self.action_script:
+            lines.append(f"action-script {self.action_script}")
         return "\n".join(lines) + "\n"
 
     def write(self, path: Path) -> Path:

@@ -1,0 +1,397 @@
+"""Capture: a running container becomes a snapshot that has proved itself.
+
+golden answers live -> freeze and dump -> files into the store -> rehearsal -> start bundle
+-> signed manifest -> reference. The reference is moved last: until then nothing points to what was written.
+If anything fails, the container goes on as it was (also when it was to be stopped): it is dumped
+running, paused while the snapshot proves itself, and ended only when the snapshot is published.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, cast
+
+from hotstart.core.errors import HotstartError, UserError
+from hotstart.core.log import get_logger
+from hotstart.core.phases import Phases
+from hotstart.core.progress import Progress, ProgressSink
+from hotstart.core.span import Span
+from hotstart.store import media_types
+from hotstart.store.descriptor import Descriptor
+from hotstart.store.json_document import JsonValue
+from hotstart.store.layers import DeviceDescriptor
+from hotstart.store.manifest import ImageManifest, SnapshotManifest
+from hotstart.store.references import ReferenceName
+from hotstart.store.signing import NodeKey, sign
+from hotstart.store.snapshot_config import (
+    READY_CHECKED,
+    REHEARSED,
+    ExpectedAnswer,
+    ExternalMount,
+    Golden,
+    MemoryFile,
+    SnapshotConfig,
+)
+from hotstart.store.stack import Store
+from runtime.bundle import read_config
+from runtime.container_directory import ContainerDirectory
+from runtime.container_spec import ContainerSpec
+from runtime.links import Network
+from runtime.loaded_snapshot import LoadedSnapshot, understand
+from runtime.rehearsal import ExpectedGolden, Rehearsal, ask, memory_extents
+from runtime.restore import RestoreTools
+from runtime.runc import Runc, RuncFailed
+from runtime.snapshot_files import DUMP, SnapshotFiles, staged_files, write_criu_config
+from runtime.store_pages import StorePages
+from runtime.thaw import environment
+from snapshotter.bundle_builder import make_bundle
+from snapshotter.dump_directory import DumpDirectory
+from snapshotter.dump_reasons import explain
+from snapshotter.golden import parse
+
+log = get_logger(__name__)
+
+READ_AHEAD_KIB = 32
+"""Read-ahead of snapshot mounts, when recording and ever after: mapped files read around faults."""
+
+
+class CaptureFailed(HotstartError):
+    """The container cannot be captured; it still runs. ``reason`` is in plain words."""
+
+    def __init__(self, container: str, reason: str) -> None:
+        super().__init__(f"{container}: cannot be captured: {reason}; the container still runs")
+        self.reason = reason
+
+
+class BuiltFiles(Protocol):
+    """A tree in the store, as image_builder describes it."""
+
+    @property
+    def bootstrap(self) -> Descriptor: ...
+    @property
+    def devices(self) -> tuple[DeviceDescriptor, ...]: ...
+    @property
+    def extents(self) -> Mapping[bytes, Span]: ...
+
+
+class BuildFiles(Protocol):
+    """Builds a directory tree into a store; the named files (memory) get small chunks."""
+
+    def __call__(
+        self, tree: Path, store: Store, memory: Sequence[bytes], progress: ProgressSink, /
+    ) -> tuple[BuiltFiles, int]:
+        """Return what was built, and how many bytes were uploaded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A running container, as its owner knows it. ``ready`` is its probe, if it has one."""
+
+    directory: ContainerDirectory
+    spec: ContainerSpec
+    network: Network
+    image: ImageManifest
+    image_reference: str
+    image_user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What was published. ``frozen_ms`` is how long the container stood still for the dump."""
+
+    reference: str
+    manifest: SnapshotManifest
+    config: SnapshotConfig
+    uploaded_bytes: int
+    frozen_ms: float
+
+
+ProveStateless = Callable[[Subject, Sequence[ExpectedGolden]], str | None]
+"""Starts the image cold, asks the goldens, returns how an answer differs (None: all are equal)."""
+
+
+class Capturer:
+    """Captures containers of one agent root; ``scratch`` is ROOT/tmp."""
+
+    def __init__(
+        self,
+        tools: RestoreTools,
+        scratch: Path,
+        key: NodeKey,
+        build: BuildFiles,
+        prove_stateless: ProveStateless | None = None,
+    ) -> None:
+        self._tools = tools
+        self._scratch = scratch
+        self._key = key
+        self._build = build
+        self._prove_stateless = prove_stateless
+
+    def capture(
+        self,
+        subject: Subject,
+        store: Store,
+        reference: str,
+        *,
+        goldens: Sequence[str] = (),
+        statefulness: str = "prove",
+        leave_running: bool = False,
+        progress: ProgressSink,
+        phases: Phases,
+    ) -> Captured:
+        """Capture and publish as ``reference``; end the container unless ``leave_running``.
+
+        Raises CaptureFailed, RehearsalFailed, GoldenInvalid, GoldenUnanswered, and what the store
+        raises; the container then goes on.
+        """
+        name = ReferenceName.parse(reference)
+        runc = Runc(
+            self._tools.thaw.programs,
+            subject.directory,
+            env=environment(subject.spec, self._tools.thaw.front),
+        )
+        require_running(runc, subject)
+        expected = self._ask_goldens(subject, runc, goldens, phases)
+        with staged_files(self._scratch) as files:
+            with phases.phase("dump"):
+                frozen_ms = self._dump(subject, runc, files)
+            if not leave_running:
+                runc.pause()
+            try:
+                captured = self._publish(
+                    subject, store, name, files, expected, statefulness, progress, phases
+                )
+            except BaseException:
+                if not leave_running:
+                    with suppress(HotstartError):
+                        runc.resume()
+                raise
+        if not leave_running:
+            runc.kill(everyone=True)
+            runc.resume()
+        return replace(captured, frozen_ms=frozen_ms)
+
+    def _ask_goldens(
+        self, subject: Subject, runc: Runc, goldens: Sequence[str], phases: Phases
+    ) -> list[ExpectedGolden]:
+        """Answers are taken live: they are what the snapshot will have to give."""
+        requests = [
+            parse(text.encode(), f"golden request {number}")
+            for number, text in enumerate(goldens, 1)
+        ]
+        with phases.phase("goldens"):
+            return [
+                ExpectedGolden(request, ask(request, subject.directory, runc, subject.network))
+                for request in requests
+            ]
+
+    def _dump(self, subject: Subject, runc: Runc, files: SnapshotFiles) -> float:
+        """Dump the container, which goes on; return milliseconds. Raises CaptureFailed."""
+        directory = subject.directory
+        files.write_hook(directory)
+        write_criu_config(directory, files.hook)
+        dump_log = directory.criu / "dump.log"
+        dump_log.unlink(missing_ok=True)
+        started = time.monotonic()
+        try:
+            runc.checkpoint(files.dump, directory.criu, "--file-locks", "--leave-running")
+        except RuncFailed as err:
+            reason = err.reason
+            if dump_log.is_file():
+                reason = str(explain(dump_log.read_text(errors="replace")))
+            raise CaptureFailed(directory.name, reason) from err
+        finally:
+            write_criu_config(directory)
+        if not files.copied:
+            raise CaptureFailed(directory.name, "its writable layer could not be copied")
+        return (time.monotonic() - started) * 1e3
+
+    def _publish(
+        self,
+        subject: Subject,
+        store: Store,
+        name: ReferenceName,
+        files: SnapshotFiles,
+        expected: list[ExpectedGolden],
+        statefulness: str,
+        progress: ProgressSink,
+        phases: Phases,
+    ) -> Captured:
+        memory = DumpDirectory(files.dump).memory_files()
+        with phases.phase("build"):
+            paths = [f"{DUMP}/{file}".encode() for file in memory]
+            built, uploaded = self._build(files.path, store, paths, progress)
+        config = self._config(subject, files, built, memory, expected)
+        draft = self._draft(subject, built, config, store)
+        snapshot = understand(draft, str(name), store.url)
+        with phases.phase("rehearsal"):
+            rehearsal = Rehearsal(self._tools, self._scratch, snapshot, subject.spec, progress)
+            recordings = rehearsal.run(expected)
+        stateful = self._is_stateful(subject, expected, statefulness, phases)
+        with phases.phase("bundle"):
+            progress.update(Progress("start bundle", 0, None))
+            devices = (*draft.devices, *subject.image.devices)
+            parts = make_bundle(
+                recordings,
+                memory_extents(snapshot),
+                [device.device_id for device in devices],
+                StorePages(devices, store.blobs),
+                store.blobs,
+            )
+            size = parts.bundle.size
+            progress.update(Progress("start bundle", size, size, finished=True))
+        final = replace(
+            draft,
+            config=self._put_config(replace(config, stateful=stateful), store),
+            bundle=parts.bundle,
+            bundle_index=parts.index,
+        )
+        with phases.phase("publish"):
+            manifest = sign(final, self._key)
+            publish(store, name, manifest)
+        total = uploaded + parts.bundle.size
+        kept = understand(manifest, str(name), store.url).config
+        return Captured(str(name), manifest, kept, total, 0.0)
+
+    def _config(
+        self,
+        subject: Subject,
+        files: SnapshotFiles,
+        built: BuiltFiles,
+        memory: Sequence[str],
+        expected: Sequence[ExpectedGolden],
+    ) -> SnapshotConfig:
+        process = read_config(subject.directory)["process"]
+        hostname = subject.spec.hostname or subject.spec.name
+        extents = [built.extents.get(f"{DUMP}/{file}".encode()) for file in memory]
+        return SnapshotConfig(
+            image_reference=subject.image_reference,
+            argv=tuple(process["args"]),
+            env=tuple(process["env"]),
+            workdir=process["cwd"],
+            user=_user(process["user"]),
+            hostname=hostname,
+            ready=subject.spec.ready,
+            ports=tuple(port.container for port in subject.spec.ports),
+            volumes=tuple(volume.container for volume in subject.spec.volumes),
+            memory_bytes=subject.spec.memory_bytes,
+            cpus=subject.spec.cpus,
+            stateful=True,
+            verdict=REHEARSED if expected else READY_CHECKED,
+            goldens=tuple(_golden(golden) for golden in expected),
+            fingerprint=cast(Mapping[str, JsonValue], self._tools.host().to_json()),
+            criu_version=str(self._tools.thaw.front.version),
+            memory_files=tuple(
+                MemoryFile(f"{DUMP}/{file}", extent.offset, extent.length)
+                for file, extent in zip(memory, extents, strict=True)
+                if extent is not None
+            ),
+            read_ahead_kib=READ_AHEAD_KIB,
+            upper=True,
+            stdio_pipes=DumpDirectory(files.dump).descriptors(),
+            external_mounts=(ExternalMount("/dev", "/dev"), ExternalMount("/dev/shm", "/dev/shm")),  # noqa: S108 - mount points inside the container
+            created_ns=time.time_ns(),
+        )
+
+    def _draft(
+        self, subject: Subject, built: BuiltFiles, config: SnapshotConfig, store: Store
+    ) -> SnapshotManifest:
+        return SnapshotManifest(
+            config=self._put_config(config, store),
+            bootstrap=built.bootstrap,
+            devices=built.devices,
+            bundle=None,
+            bundle_index=None,
+            subject=subject.image.descriptor(inline=True),
+        )
+
+    def _put_config(self, config: SnapshotConfig, store: Store) -> Descriptor:
+        content = config.to_bytes()
+        descriptor = Descriptor.of(media_types.SNAPSHOT_CONFIG, content, inline=True)
+        store.blobs.put(descriptor.digest, content)
+        return descriptor
+
+    def _is_stateful(
+        self,
+        subject: Subject,
+        expected: Sequence[ExpectedGolden],
+        statefulness: str,
+        phases: Phases,
+    ) -> bool:
+        """Declared, or proved: a cold start that answers the goldens equally will do as well."""
+        if statefulness != "prove":
+            return statefulness == "stateful"
+        if not expected or self._prove_stateless is None or subject.spec.volumes:
+            return True
+        with phases.phase("cold_proof"):
+            try:
+                difference = self._prove_stateless(subject, expected)
+            except HotstartError as err:
+                difference = str(err)
+        if difference is not None:
+            log.info("snapshot_is_stateful", container=subject.directory.name, reason=difference)
+        return difference is not None
+
+
+def require_running(runc: Runc, subject: Subject) -> None:
+    """Raise UserError unless the container runs."""
+    status = runc.state().status
+    if status != "running":
+        raise UserError(
+            f"{subject.directory.name} is {status}, only a running container can be captured"
+        )
+
+
+def publish(store: Store, name: ReferenceName, manifest: SnapshotManifest) -> None:
+    """Write the manifest and move the reference to it, from wherever it was."""
+    content = manifest.to_bytes()
+    descriptor = manifest.descriptor()
+    store.blobs.put(manifest.subject.digest, manifest.subject.data or b"")
+    store.blobs.put(descriptor.digest, content)
+    try:
+        version: str | None = store.references.get(name).version
+    except UserError:
+        version = None
+    store.references.swap(name, descriptor, version)
+
+
+def _user(user: Mapping[str, int]) -> str:
+    return f"{user['uid']}:{user['gid']}"
+
+
+def _golden(golden: ExpectedGolden) -> Golden:
+    request = golden.request
+    value: dict[str, JsonValue]
+    expect: dict[str, JsonValue] = {
+        "mode": request.expect.mode,
+        "paths": list(request.expect.paths),
+        "tolerance": request.expect.tolerance,
+    }
+    if request.exec:
+        value = {"exec": list(request.exec), "expect": expect}
+    else:
+        value = {
+            "method": request.method,
+            "path": request.path,
+            "port": request.port,
+            "headers": dict(request.headers),
+            "body": request.body.decode(errors="replace"),
+            "expect": expect,
+        }
+    answer = ExpectedAnswer(golden.answer.status, body=golden.answer.body)
+    return Golden(value, answer)
+
+
+__all__ = [
+    "READ_AHEAD_KIB",
+    "BuildFiles",
+    "CaptureFailed",
+    "Captured",
+    "Capturer",
+    "LoadedSnapshot",
+    "Subject",
+]

@@ -1,0 +1,125 @@
+"""A snapshot as a restore needs it: read from a store, verified, understood.
+
+Nothing of a snapshot is used before its manifest is known to be signed by a key that this node
+trusts (or the caller trusts unsigned ones): it is code that root will run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hotstart.core.errors import NotFound, UserError
+from hotstart.store.blob_store import BlobNotFound
+from hotstart.store.bundle import BundleIndex
+from hotstart.store.manifest import ImageManifest, SnapshotManifest, parse_manifest
+from hotstart.store.page_runs import Run
+from hotstart.store.references import ReferenceName
+from hotstart.store.signing import PublicKey, SignatureForeign, SignatureMissing, verify
+from hotstart.store.snapshot_config import SnapshotConfig
+from hotstart.store.stack import Store
+from lazyfs.plans import BundlePlan
+from lazyfs.spec import MountSpec
+from runtime.image_access import CachePaths
+from runtime.snapshot_files import DUMP
+from snapshotter.session_spec import MemoryFileSpec
+
+
+class NotASnapshot(UserError):
+    """The reference names an image."""
+
+
+class ImageMissing(NotFound):
+    """The image that a snapshot was taken of is not in the store any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSnapshot:
+    """A verified manifest and what is inline in it; ``store_url`` is where its blobs are."""
+
+    reference: str
+    store_url: str
+    manifest: SnapshotManifest
+    config: SnapshotConfig
+    index: BundleIndex | None
+
+    @property
+    def image(self) -> ImageManifest:
+        """The image's manifest."""
+        return self.manifest.image()
+
+    def mount_spec(self) -> MountSpec:
+        """What to mount for the snapshot's own files."""
+        return MountSpec.of(self.manifest, self.store_url)
+
+    def image_spec(self) -> MountSpec:
+        """What to mount for the image's."""
+        return MountSpec.of(self.image, self.store_url)
+
+    @property
+    def memory_order(self) -> Sequence[Run]:
+        """The working set: runs in the memory files."""
+        return self.index.memory_order if self.index is not None else ()
+
+    def bundle_plan(self) -> BundlePlan | None:
+        """How to fetch the start bundle, if there is one."""
+        if self.index is None or self.manifest.bundle is None:
+            return None
+        return BundlePlan(self.manifest.bundle.digest, self.index, self.store_url)
+
+    def memory_files(self, mounted_dump: str, cache: CachePaths) -> tuple[MemoryFileSpec, ...]:
+        """Return where the page worker finds the memory: mounted, and in the local device."""
+        device = self.manifest.devices[0]
+        return tuple(
+            MemoryFileSpec(
+                path=f"{mounted_dump}/{file.path.removeprefix(DUMP + '/')}",
+                size_bytes=file.size_bytes,
+                device_path=str(cache.device_path(device.device_id)),
+                device_id=device.device_id,
+                device_offset=file.device_offset,
+                device_bytes=device.size_bytes,
+                ready_path=str(cache.ready_path(device.device_id)),
+            )
+            for file in self.config.memory_files
+        )
+
+
+def load_snapshot(
+    store: Store, reference: str, *, trusted: Sequence[PublicKey], trust_unsigned: bool = False
+) -> LoadedSnapshot:
+    """Read, verify and understand a snapshot.
+
+    Raises what the store raises, NotASnapshot, SignatureMissing or SignatureForeign, and what the
+    formats raise for bytes that are no snapshot.
+    """
+    target = store.references.get(ReferenceName.parse(reference)).target
+    content = bytes(store.blobs.read(target.digest))
+    manifest = parse_manifest(content)
+    if not isinstance(manifest, SnapshotManifest):
+        raise NotASnapshot(f"{reference} is an image, not a snapshot", "use hotstart run")
+    try:
+        verify(manifest, trusted)
+    except (SignatureMissing, SignatureForeign):
+        # A manifest that was changed after it was signed is refused whatever the caller trusts.
+        if not trust_unsigned:
+            raise
+    return understand(manifest, reference, store.url)
+
+
+def understand(manifest: SnapshotManifest, reference: str, store_url: str) -> LoadedSnapshot:
+    """Parse what a manifest carries inline. Raises what the formats raise."""
+    config = SnapshotConfig.parse(manifest.config.data or b"")
+    inline = manifest.bundle_index.data if manifest.bundle_index is not None else None
+    index = BundleIndex.decode(inline) if inline is not None else None
+    return LoadedSnapshot(reference, store_url, manifest, config, index)
+
+
+def require_image(store: Store, snapshot: LoadedSnapshot) -> None:
+    """Raise ImageMissing unless the image's bootstrap is still in the store."""
+    try:
+        store.blobs.size(snapshot.image.bootstrap.digest)
+    except BlobNotFound as err:
+        raise ImageMissing(
+            f"{snapshot.reference}: its image {snapshot.config.image_reference} is missing",
+            "build or copy the image again; its digest must be the same",
+        ) from err

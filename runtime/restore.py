@@ -1,0 +1,223 @@
+"""Restore: from a reference to a process that answers as the frozen one did.
+
+manifest -> signature -> fingerprint -> (image, snapshot, bundle, network at once) -> thaw -> ready.
+A snapshot that cannot work here is refused before anything is made, with every reason. Whatever
+fails later is undone, and raised as ``RestoreFailed`` or what it was; whether a cold start takes
+its place is the caller's decision (``may_fall_back``): never for a stateful snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from hotstart.core.errors import HotstartError, Unsupported, UserError
+from hotstart.core.log import get_logger
+from hotstart.core.phases import Phases
+from hotstart.kernel.cgroup import Group
+from hotstart.store.signing import PublicKey
+from hotstart.store.stack import Store
+from runtime.container_directory import ContainerDirectory
+from runtime.container_spec import ContainerSpec
+from runtime.image_access import CachePaths, Images, Mounted, Prefetcher
+from runtime.links import Network
+from runtime.loaded_snapshot import LoadedSnapshot, load_snapshot
+from runtime.network import NetworkPool
+from runtime.thaw import ThawPlan, ThawTools, check_volumes, thaw
+from snapshotter.fingerprint import HostFingerprint
+
+log = get_logger(__name__)
+
+
+class RestoreRefused(Unsupported):
+    """The snapshot cannot run on this host; nothing was made. ``reasons`` has every one."""
+
+    def __init__(self, reference: str, reasons: Sequence[str]) -> None:
+        super().__init__(f"{reference} cannot be restored here: {'; '.join(reasons)}")
+        self.reasons = tuple(reasons)
+
+
+class WaitReady(Protocol):
+    """Blocks until a container's probe succeeds; raises NotReady."""
+
+    def __call__(
+        self, directory: ContainerDirectory, network: Network, probe: str, timeout_s: float, /
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreTools:
+    """What an agent gives to every restore."""
+
+    thaw: ThawTools
+    images: Images
+    prefetcher: Prefetcher
+    cache: CachePaths
+    networks: NetworkPool
+    host: Callable[[], HostFingerprint]
+    trusted: Callable[[], Sequence[PublicKey]]
+    wait_ready: WaitReady
+    cgroup_parent: Group
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A restored container. Its owner releases mounts and network and closes the session."""
+
+    pid: int
+    session: str
+    network: Network
+    mounts: tuple[Mounted, ...]
+    snapshot: LoadedSnapshot
+    spec: ContainerSpec
+
+
+def effective_spec(spec: ContainerSpec, snapshot: LoadedSnapshot) -> ContainerSpec:
+    """Fill in what a restore inherits from the snapshot: probe, environment, limits, host name.
+
+    Raises UserError for what a running process cannot be given any more.
+    """
+    config = snapshot.config
+    if spec.argv is not None or spec.env or spec.workdir or spec.user:
+        raise UserError(
+            f"{spec.name}: a restored process has its command, environment and user already",
+            "use hotstart run to start it differently",
+        )
+    return replace(
+        spec,
+        env=config.env,
+        hostname=config.hostname,
+        ready=spec.ready if spec.ready is not None else config.ready,
+        memory_bytes=spec.memory_bytes or config.memory_bytes,
+        cpus=spec.cpus or config.cpus,
+    )
+
+
+def may_fall_back(snapshot: LoadedSnapshot, error: HotstartError) -> bool:
+    """Tell whether a cold start of the image may take the place of a failed restore."""
+    return not snapshot.config.stateful and not isinstance(error, UserError)
+
+
+class Restorer:
+    """Restores snapshots into container directories. Any number at once."""
+
+    def __init__(self, tools: RestoreTools) -> None:
+        self._tools = tools
+
+    def load(
+        self, store: Store, reference: str, phases: Phases, *, trust_unsigned: bool = False
+    ) -> LoadedSnapshot:
+        """Read and verify a snapshot; raises RestoreRefused if this host will not do."""
+        with phases.phase("manifest"):
+            trusted = self._tools.trusted()
+            snapshot = load_snapshot(
+                store, reference, trusted=trusted, trust_unsigned=trust_unsigned
+            )
+        with phases.phase("fingerprint"):
+            self.check_host(snapshot)
+        return snapshot
+
+    def check_host(self, snapshot: LoadedSnapshot) -> None:
+        """Raise RestoreRefused with every reason against this host."""
+        frozen = HostFingerprint.from_json(snapshot.config.fingerprint)
+        needed = sum(file.size_bytes for file in snapshot.config.memory_files)
+        reasons = frozen.reasons_against(self._tools.host(), needed_bytes=needed)
+        if reasons:
+            raise RestoreRefused(snapshot.reference, reasons)
+
+    def restore(
+        self,
+        snapshot: LoadedSnapshot,
+        spec: ContainerSpec,
+        directory: ContainerDirectory,
+        phases: Phases,
+        *,
+        background_fill: bool = False,
+    ) -> Restored:
+        """Restore into ``directory`` (made, empty) and return when it is ready.
+
+        Everything but the directory itself is undone on failure. Raises RestoreFailed, NotReady,
+        PortInUse, UserError, and what mounting raises.
+        """
+        spec = effective_spec(spec, snapshot)
+        check_volumes(spec, snapshot.config)
+        with ExitStack() as undo:
+            image, own, network = self._prepare(snapshot, spec, phases, undo)
+            plan = self._plan(snapshot, spec, directory, image.path, own.path, network)
+            thawed = thaw(plan, self._tools.thaw, phases, undo)
+            if spec.ready is not None:
+                with phases.phase("ready"):
+                    self._tools.wait_ready(directory, network, spec.ready, spec.ready_timeout_s)
+            phases.mark("ready")
+            undo.pop_all()
+        if background_fill:
+            self._tools.thaw.pages.background_fill(thawed.session)
+        return Restored(thawed.pid, thawed.session, network, (image, own), snapshot, spec)
+
+    def _prepare(
+        self,
+        snapshot: LoadedSnapshot,
+        spec: ContainerSpec,
+        phases: Phases,
+        undo: ExitStack,
+    ) -> tuple[Mounted, Mounted, Network]:
+        """Mount image and snapshot, begin the bundle, take a network: all at once."""
+        ahead = snapshot.config.read_ahead_kib
+        with ThreadPoolExecutor(2, thread_name_prefix="restore") as pool:
+            with phases.phase("mount"):
+                started = [
+                    pool.submit(self._tools.images.mount, mount, read_ahead_kib=ahead)
+                    for mount in (snapshot.mount_spec(), snapshot.image_spec())
+                ]
+                network = self._network(spec, undo)
+                own, image = _all_or_none(started, undo)
+            with phases.phase("prefetch"):
+                plan = snapshot.bundle_plan()
+                if plan is not None:
+                    self._tools.prefetcher.prefetch(snapshot.mount_spec().manifest, plan)
+        return image, own, network
+
+    def _network(self, spec: ContainerSpec, undo: ExitStack) -> Network:
+        networks = self._tools.networks
+        network = networks.acquire()
+        holder = [network]
+        undo.callback(lambda: networks.release(holder[0]))
+        holder[0] = networks.publish(network, spec.ports)
+        return holder[0]
+
+    def _plan(
+        self,
+        snapshot: LoadedSnapshot,
+        spec: ContainerSpec,
+        directory: ContainerDirectory,
+        image: Path,
+        own: Path,
+        network: Network,
+    ) -> ThawPlan:
+        return ThawPlan(
+            directory=directory,
+            spec=spec,
+            config=snapshot.config,
+            image=image,
+            snapshot=own,
+            memory=snapshot.memory_files(str(own / "dump"), self._tools.cache),
+            order=snapshot.memory_order,
+            network=network,
+            cgroup=self._tools.cgroup_parent.child(directory.name).path,
+            resolv_conf=self._tools.networks.resolver.text,
+        )
+
+
+def _all_or_none(started: Sequence[Future[Mounted]], undo: ExitStack) -> list[Mounted]:
+    """Return every mount, each with its release on ``undo``; raise the first failure."""
+    failures = [error for future in started if (error := future.exception()) is not None]
+    mounted = [future.result() for future in started if future.exception() is None]
+    for one in mounted:
+        undo.callback(one.release)
+    if failures:
+        raise failures[0]
+    return mounted
