@@ -1,0 +1,113 @@
+"""Builds an image: source, data, bootstrap, config, manifest, and last of all the reference.
+
+The reference moves only when everything it reaches is stored, so a failed build leaves it as it
+was; blobs written until then are unreferenced and harmless. Two builds of one name that race: the
+later one wins, by compare-and-set, and neither is half there.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+
+from hotstart.core.errors import NotFound, Unavailable
+from hotstart.core.log import get_logger
+from hotstart.core.progress import NullSink, ProgressSink
+from hotstart.store import media_types
+from hotstart.store.descriptor import Descriptor
+from hotstart.store.manifest import DeviceDescriptor, ImageManifest, parse_manifest
+from hotstart.store.references import ReferenceChanged, ReferenceName
+from hotstart.store.stack import Store
+from image_builder.build_tree import build_tree
+from image_builder.image_config import encode_config
+from image_builder.oci_image import host_architecture
+from image_builder.options import BuildOptions, BuildResult
+from image_builder.sources import open_source
+
+__all__ = ["build", "build_tree"]
+
+log = get_logger(__name__)
+
+_SWAPS = 16
+
+
+class ReferenceContended(Unavailable):
+    """Others moved the reference each time this build tried to."""
+
+    def __init__(self, store_url: str, name: ReferenceName) -> None:
+        super().__init__(f"{store_url}: {name} is being moved by many builds at once; try again")
+        self.name = name
+
+
+def build(
+    source: str,
+    store: Store,
+    *,
+    reference: str,
+    options: BuildOptions | None = None,
+    progress: ProgressSink | None = None,
+) -> BuildResult:
+    """Build ``source`` and point ``reference`` to it.
+
+    Raises SourceInvalid, SourceChanged, LimitExceeded, NotRepresentable, StagingFull,
+    DigestMismatch, ReferenceNameInvalid, or what the store raises; then nothing is published.
+    """
+    started = time.monotonic()
+    options = options or BuildOptions()
+    name = ReferenceName.parse(reference)
+    base = base_devices(store, options.base) if options.base else ()
+    with ExitStack() as stack:
+        opened = open_source(source, options, stack)
+        config = encode_config(
+            opened.config, options, architecture=host_architecture(), name=source
+        )
+        built = build_tree(
+            opened.tree, store, options=options, progress=progress or NullSink(), base=base
+        )
+        opened.check()
+    config_descriptor = Descriptor.of(media_types.OCI_CONFIG, config)
+    store.blobs.put(config_descriptor.digest, config)
+    manifest = ImageManifest(config_descriptor, built.bootstrap, built.devices)
+    content = manifest.to_bytes()
+    descriptor = manifest.descriptor()
+    store.blobs.put(descriptor.digest, content)
+    publish(store, name, descriptor)
+    stats = replace(
+        built.stats,
+        uploaded_bytes=built.stats.uploaded_bytes + len(config) + len(content),
+        elapsed_s=time.monotonic() - started,
+    )
+    log.info(
+        "image_built",
+        reference=name,
+        manifest=descriptor.digest,
+        files=stats.files,
+        input_bytes=stats.input_bytes,
+        uploaded_bytes=stats.uploaded_bytes,
+        new_chunks=stats.new_chunks,
+        borrowed_chunks=stats.borrowed_chunks,
+        elapsed_s=stats.elapsed_s,
+    )
+    return BuildResult(descriptor, manifest, built.extents, stats)
+
+
+def base_devices(store: Store, reference: str) -> tuple[DeviceDescriptor, ...]:
+    """Return the devices of an image or snapshot. Raises ReferenceNotFound and others."""
+    target = store.references.get(ReferenceName.parse(reference)).target
+    return parse_manifest(bytes(store.blobs.read(target.digest))).devices
+
+
+def publish(store: Store, name: ReferenceName, target: Descriptor) -> None:
+    """Point ``name`` to ``target``, whatever it points to now. Raises ReferenceContended."""
+    for _attempt in range(_SWAPS):
+        try:
+            expected: str | None = store.references.get(name).version
+        except NotFound:
+            expected = None
+        try:
+            store.references.swap(name, target, expected)
+        except ReferenceChanged:
+            continue
+        return
+    raise ReferenceContended(store.url, name)

@@ -1,0 +1,190 @@
+"""Fills one device: segments are read on all cores, their chunks go into packs in device order.
+
+Every distinct chunk is stored once; those that the base has are borrowed, by the base's place for
+them. A large file whose chunks are those of an earlier one takes its extent. The result does not
+depend on the number of threads. Memory: a few segments of at most 8 MiB for each thread, the
+packs on their way, and about 200 bytes for each chunk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from hotstart.core.digest import ChunkDigest
+from hotstart.core.progress import Progress, ProgressSink
+from hotstart.core.span import PAGE
+from hotstart.store.blob_store import BlobStore
+from hotstart.store.chunk_table import Chunk, ChunkTable
+from hotstart.store.descriptor import Descriptor
+from hotstart.store.layers import DeviceDescriptor
+from hotstart.store.packs import PackWriter, Placement
+from image_builder.errors import NotRepresentable
+from image_builder.placement import FilePlacement
+from image_builder.segments import CutSegment, Segment, read_segment
+
+_MAX_DEVICE = ((1 << 32) - 1) * PAGE
+_MAX_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Borrowed:
+    """A chunk that lies in a pack of the base."""
+
+    pack: Descriptor
+    chunk: Chunk
+
+
+Stored = Borrowed | Future[Placement]
+
+
+class BaseChunks:
+    """Every chunk of an earlier image's devices, by digest."""
+
+    def __init__(self, blobs: BlobStore, devices: Iterable[DeviceDescriptor]) -> None:
+        """Read all chunk tables. Raises what the store and the tables raise."""
+        self._chunks: dict[ChunkDigest, Borrowed] = {}
+        for device in devices:
+            for chunk in ChunkTable.open(blobs, device):
+                self._chunks.setdefault(chunk.digest, Borrowed(device.packs[chunk.pack], chunk))
+
+    def find(self, digest: ChunkDigest) -> Borrowed | None:
+        """Return where the base has the chunk."""
+        return self._chunks.get(digest)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenDevice:
+    """A device whose table and packs are in the store; counts of its chunks."""
+
+    descriptor: DeviceDescriptor
+    uploaded_bytes: int
+    new_chunks: int
+    borrowed_chunks: int
+    repeated_chunks: int
+
+
+@dataclass(slots=True)
+class _Extent:
+    """Chunks of the group or large file being written, relative to its start."""
+
+    chunks: list[tuple[int, ChunkDigest]] = field(default_factory=list)
+    size: int = 0
+
+
+class DeviceWriter:
+    """Writes the device of one image. ``run`` may be called once."""
+
+    def __init__(
+        self, blobs: BlobStore, base: BaseChunks, progress: ProgressSink, threads: int
+    ) -> None:
+        self._blobs = blobs
+        self._base = base
+        self._progress = progress
+        self._threads = threads or min(os.cpu_count() or 1, _MAX_THREADS)
+        self._stored: dict[ChunkDigest, Stored] = {}
+        self._table: list[tuple[int, int, ChunkDigest]] = []
+        self._extents: dict[tuple[ChunkDigest, ...], int] = {}
+        self._size = 0
+        self._new = self._borrowed = self._repeated = 0
+
+    def run(self, segments: Iterable[Segment], total_bytes: int) -> WrittenDevice:
+        """Store every segment and the chunk table; sets ``device_offset`` of all placements.
+
+        On any failure nothing refers to what was stored so far. Raises what reading the files
+        and writing to the store raise.
+        """
+        done = 0
+        extent = _Extent()
+        with PackWriter(self._blobs, threads=self._threads) as packs:
+            for cut in _in_order(segments, self._threads):
+                self._take(cut, extent, packs)
+                if cut.segment.is_last:
+                    self._close(cut.segment, extent)
+                    extent = _Extent()
+                done += cut.segment.length
+                self._progress.update(Progress("build", done, total_bytes))
+            new_packs = packs.finish()
+        self._progress.update(Progress("build", done, total_bytes, finished=True))
+        return self._finish(new_packs)
+
+    def _take(self, cut: CutSegment, extent: _Extent, packs: PackWriter) -> None:
+        start = 0
+        for end, digest in zip(cut.ends, cut.digests, strict=True):
+            extent.chunks.append((end - start, digest))
+            if digest in self._stored:
+                self._repeated += 1
+            elif (borrowed := self._base.find(digest)) is not None:
+                self._stored[digest] = borrowed
+                self._borrowed += 1
+            else:
+                self._stored[digest] = packs.submit(cut.buffer[start:end])
+                self._new += 1
+            start = end
+        extent.size += start
+
+    def _close(self, segment: Segment, extent: _Extent) -> None:
+        """Give a complete group or file its place."""
+        key = tuple(digest for _length, digest in extent.chunks)
+        shared = None if segment.is_group else self._extents.get(key)
+        place = self._size if shared is None else shared
+        if shared is None:
+            at = place
+            for length, digest in extent.chunks:
+                self._table.append((at, length, digest))
+                at += length
+            self._size = at
+            if self._size > _MAX_DEVICE:
+                raise NotRepresentable(b"", "more than 16 TiB of file data")
+            if not segment.is_group:
+                self._extents[key] = place
+        for part in segment.parts:
+            part.placement.device_offset = place
+            place += part.length
+
+    def _finish(self, new_packs: Sequence[Descriptor]) -> WrittenDevice:
+        packs = list(new_packs)
+        numbers = {pack.digest: number for number, pack in enumerate(packs)}
+        chunks = []
+        for offset, length, digest in self._table:
+            stored = self._stored[digest]
+            if isinstance(stored, Borrowed):
+                if stored.pack.digest not in numbers:
+                    numbers[stored.pack.digest] = len(packs)
+                    packs.append(stored.pack)
+                old = stored.chunk
+                where = (numbers[stored.pack.digest], old.pack_offset, old.stored_length, old.raw)
+            else:
+                new = stored.result()
+                where = (new.pack, new.offset, new.stored_length, new.raw)
+            chunks.append(Chunk(offset, length, *where, digest))
+        table = ChunkTable.encode(chunks, [pack.digest for pack in packs], self._size)
+        device = DeviceDescriptor.of(
+            table.content, size_bytes=self._size, head_length=table.head_length, packs=packs
+        )
+        self._blobs.put(device.table.digest, table.content)
+        uploaded = sum(pack.size for pack in new_packs) + device.table.size
+        return WrittenDevice(device, uploaded, self._new, self._borrowed, self._repeated)
+
+
+def _in_order(segments: Iterable[Segment], threads: int) -> Iterator[CutSegment]:
+    """Yield the segments read, in order, with at most two for each thread under way."""
+    waiting: deque[Future[CutSegment]] = deque()
+    readers = ThreadPoolExecutor(threads, "read-source")
+    try:
+        for segment in segments:
+            waiting.append(readers.submit(read_segment, segment))
+            if len(waiting) >= 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        readers.shutdown(cancel_futures=True)
+
+
+def placements_total(placements: Iterable[FilePlacement]) -> int:
+    """Return how many bytes all extents hold."""
+    return sum(placement.extent_size for placement in placements)

@@ -1,0 +1,104 @@
+"""The order of data in a device, cut into segments that can be read and chunked independently.
+
+A small file shares a segment with its neighbours; a large one has segments of its own. Where a
+group of small files ends is decided by the names in it, not by their number, so a file that comes
+or goes changes the chunks of its own group and no others. Chunks never cross a segment: a large
+file has the same chunks wherever it lies, and equal large files are recognised by them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from hotstart.core.digest import ChunkDigest
+from hotstart.store.chunker import AVERAGE, SMALL_AVERAGE, cut_points
+from hotstart.store.packs import chunk_digest
+from image_builder.placement import FilePlacement
+
+LARGE_FILE = 64 << 10
+"""Extents of at least this many bytes are chunked on their own."""
+GROUP_LIMIT = 4 << 20
+PIECE = 8 << 20
+"""Longest segment of a large file; with its compressed chunks the memory of one step."""
+_GROUP_FILES = 64
+"""A group ends after one file in so many, on average."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """``length`` bytes of a file's extent from ``start``."""
+
+    placement: FilePlacement
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Parts that lie one after another in the device. ``is_last``: its file or group ends here."""
+
+    parts: tuple[Part, ...]
+    average: int
+    is_group: bool
+    is_last: bool
+
+    @property
+    def length(self) -> int:
+        """Bytes in the device."""
+        return sum(part.length for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class CutSegment:
+    """A segment read and cut: its bytes, where each chunk ends, and each chunk's digest."""
+
+    segment: Segment
+    buffer: memoryview
+    ends: Sequence[int]
+    digests: Sequence[ChunkDigest]
+
+
+def plan_segments(
+    placements: Iterable[FilePlacement], small_chunks: frozenset[int]
+) -> Iterator[Segment]:
+    """Yield the segments of all extents in device order; ``small_chunks`` holds ``id(node)``."""
+    group: list[Part] = []
+    size = 0
+    for placement in placements:
+        extent = placement.extent_size
+        is_small = id(placement.node) in small_chunks
+        if extent >= LARGE_FILE or is_small:
+            if group:
+                yield Segment(tuple(group), AVERAGE, is_group=True, is_last=True)
+                group, size = [], 0
+            yield from _pieces(placement, extent, SMALL_AVERAGE if is_small else AVERAGE)
+            continue
+        group.append(Part(placement, 0, extent))
+        size += extent
+        if size >= GROUP_LIMIT or zlib.crc32(placement.path) % _GROUP_FILES == 0:
+            yield Segment(tuple(group), AVERAGE, is_group=True, is_last=True)
+            group, size = [], 0
+    if group:
+        yield Segment(tuple(group), AVERAGE, is_group=True, is_last=True)
+
+
+def _pieces(placement: FilePlacement, extent: int, average: int) -> Iterator[Segment]:
+    for start in range(0, extent, PIECE):
+        length = min(PIECE, extent - start)
+        part = Part(placement, start, length)
+        yield Segment((part,), average, is_group=False, is_last=start + length == extent)
+
+
+def read_segment(segment: Segment) -> CutSegment:
+    """Read, cut and hash one segment. May run in any thread; raises what reading raises."""
+    buffer = memoryview(bytearray(segment.length))
+    at = 0
+    for part in segment.parts:
+        part.placement.read_extent(part.start, buffer[at : at + part.length])
+        at += part.length
+    ends = cut_points(buffer, average=segment.average)
+    starts = [0, *ends]
+    digests = [chunk_digest(buffer[a:b]) for a, b in zip(starts, ends, strict=False)]
+    return CutSegment(segment, buffer, ends, digests)
