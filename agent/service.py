@@ -155,7 +155,8 @@ class Service:
         def work() -> int:
             wanted = convert.exec_from(next(requests).start)
             stdin = _stdin_of(requests)
-            return self._node.exec(wanted, stdin=stdin, output=output, call=call)
+            status: int = self._node.exec(wanted, stdin=stdin, output=output, call=call)
+            return status
 
         context.add_callback(call.cancel)
         call.start(work)

@@ -5,6 +5,9 @@ Ends with 0 only if everything that is required is there; what is merely wished 
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import click
 
 from cli.command import HotstartCommand
@@ -12,7 +15,7 @@ from cli.output import show, show_json
 from cli.settings import Settings
 from hotstart.core.errors import Unsupported
 from hotstart.kernel.features import Feature, probe
-from snapshotter.criu import find_criu
+from snapshotter.criu import INSTALLED, locate
 
 
 class HostUnfit(Unsupported):
@@ -23,7 +26,7 @@ class HostUnfit(Unsupported):
 @click.pass_obj
 def doctor(settings: Settings) -> None:
     """Tell what this host can do, what is missing, and why."""
-    features = probe(settings.root, find_criu())
+    features = probe(settings.root, _criu())
     filler, why = filler_route(features)
     missing = [feature for feature in features if feature.required and not feature.present]
     if settings.json:
@@ -43,6 +46,14 @@ def doctor(settings: Settings) -> None:
     if missing:
         names = ", ".join(feature.name for feature in missing)
         raise HostUnfit(f"this host lacks {names}; the lines above say why")
+
+
+def _criu() -> Path:
+    """Return the CRIU that would be used; where none is found the probe says so."""
+    try:
+        return locate(os.environ)
+    except Unsupported:
+        return INSTALLED
 
 
 def filler_route(features: tuple[Feature, ...]) -> tuple[str, str]:
