@@ -1,0 +1,121 @@
+"""The frame of the command line: global flags, usage errors, JSON errors, nothing imported early."""
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+
+from cli import main as cli_main
+from cli.settings import DEFAULT_ROOT, Settings
+
+SOURCE = Path(cli_main.__file__).parents[1]
+
+
+def call(words, capsys):
+    settings = Settings()
+    status = cli_main.run(words, settings)
+    out, err = capsys.readouterr()
+    return status, out, err, settings
+
+
+def test_global_flags_work_before_and_after_the_command(tmp_path, capsys):
+    before = call(["--root", str(tmp_path), "--json", "ps"], capsys)
+    after = call(["ps", "--root", str(tmp_path), "--json"], capsys)
+    assert before[:3] == after[:3] == (0, '{\n  "containers": []\n}\n', "")
+
+
+def test_the_later_flag_wins(tmp_path, capsys):
+    *_, settings = call(["--root", "/elsewhere", "ps", "--root", str(tmp_path)], capsys)
+    assert settings.root == tmp_path
+
+
+def test_flags_after_two_dashes_belong_to_the_program(tmp_path, capsys):
+    status, out, err, settings = call(
+        ["exec", "--root", str(tmp_path), "web", "--", "ls", "--json"], capsys
+    )
+    assert (status, out, settings.json) == (101, "", False)
+    assert "no container web" in err
+
+
+def test_environment_gives_defaults(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOTSTART_ROOT", str(tmp_path))
+    monkeypatch.setenv("HOTSTART_STORE", "s3://bucket/prefix")
+    *_, settings = call(["ps"], capsys)
+    assert (settings.root, settings.store_url) == (tmp_path, "s3://bucket/prefix")
+    *_, settings = call(["--root", "/x", "ps"], capsys)
+    assert settings.root == Path("/x")
+
+
+def test_the_default_store_lies_in_the_root():
+    assert Settings().store_url == f"file://{DEFAULT_ROOT}/store"
+    assert Settings(store="some/dir").store_url == f"file://{Path('some/dir').absolute()}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["no-such-command"],
+        ["run"],
+        ["exec", "web"],
+        ["run", "app", "-p", "80"],
+        ["run", "app", "-p", "0:80"],
+        ["run", "app", "-v", "/only-one"],
+        ["run", "app", "--ready", "ftp://x"],
+        ["run", "app", "--memory", "much"],
+        ["run", "app", "--weights", "s3://b"],
+        ["run", "app", "--gpus", "all"],
+        ["restore", "app", "--check"],
+        ["mount", "app"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_command_lines_end_with_2_and_one_sentence(words, capsys):
+    status, out, err, _ = call([*words, "--json"] if words[0] == "run" else words, capsys)
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1
+    if out:
+        assert json.loads(out)["error"]["kind"] == "usage"
+
+
+def test_a_mistyped_command_is_named(capsys):
+    assert "did you mean 'build'?" in call(["biuld"], capsys)[2]
+
+
+def test_errors_are_a_document_too(tmp_path, capsys):
+    store = f"file://{tmp_path}/none"
+    status, out, err, _ = call(["--store", store, "inspect", "nothing:v1", "--json"], capsys)
+    error = json.loads(out)["error"]
+    assert (status, error["code"], error["kind"]) == (101, 101, "not_found")
+    assert error["message"] in err
+
+
+def test_every_command_has_help_and_the_global_flags(capsys):
+    for name in cli_main.COMMANDS:
+        status, out, _, _ = call([name, "--help"], capsys)
+        assert status == 0
+        if name not in ("agent", "bench"):
+            assert "--root DIR" in out, name
+
+
+def test_the_table_of_commands_says_what_each_says_of_itself():
+    for name, entry in cli_main.COMMANDS.items():
+        found = getattr(import_module(entry.module), entry.attribute)
+        assert isinstance(found, click.Command)
+        assert found.name == name
+
+
+def test_ps_and_help_import_neither_image_builder_nor_rich(tmp_path):
+    program = (
+        "import sys; from cli import main; from cli.settings import Settings;"
+        f"main.run(['ps', '--root', {str(tmp_path)!r}], Settings());"
+        "heavy = {'rich', 'image_builder', 'obstore', 'boto3', 'pyroute2', 'lazyfs', 'bench'};"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=SOURCE, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
