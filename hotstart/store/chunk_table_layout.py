@@ -167,6 +167,10 @@ def _check_encoded(content: bytes, head_length: int, bodies: list[bytes]) -> Non
 
 
 def _pack_entry(chunk: Chunk) -> bytes:
+    if len(chunk.digest) != 32:
+        raise ValueError(
+            f"chunk at {chunk.device_offset} has a digest of {len(chunk.digest)} bytes"
+        )
     try:
         return ENTRY.pack(
             chunk.device_offset,

@@ -54,7 +54,7 @@ def compress(content: Writable) -> tuple[Content | bytearray, bool]:
     return stored, False
 
 
-def decode(stored: Content, *, raw: bool, length: int) -> Content:
+def decode(stored: Content, raw: bool, length: int) -> Content:
     """Return the ``length`` bytes of a stored chunk, unverified. Raises ChunkInvalid."""
     if raw:
         if len(stored) != length:
@@ -73,7 +73,7 @@ def decode_verified(
 
     ``source`` names the place in messages. Raises ChunkInvalid or DigestMismatch.
     """
-    content = decode(stored, raw=raw, length=length)
+    content = decode(stored, raw, length)
     actual = chunk_digest(content)
     if actual != digest:
         raise DigestMismatch(source, digest.hex(), actual.hex())
