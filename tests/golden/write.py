@@ -1,0 +1,37 @@
+"""Writes golden files that are missing; never replaces one. Run: python -m tests.golden.write"""
+
+import sys
+from pathlib import Path
+
+from hotstart.store.descriptor import Descriptor
+from hotstart.store.ready_map_header import encode_header
+from hotstart.store.references import ReferenceName, encode_reference
+from tests.store import samples
+
+HERE = Path(__file__).parent
+NAME = ReferenceName.parse("team/app:v1")
+TARGET = Descriptor.of("application/vnd.oci.image.manifest.v1+json", b"x", {"note": "ü"})
+
+GOLDEN = {
+    "image-manifest.v1": lambda: samples.image().to_bytes(),
+    "snapshot-manifest.v1": lambda: samples.snapshot().to_bytes(),
+    "snapshot-config.v1": lambda: samples.snapshot_config().to_bytes(),
+    "reference.v1": lambda: encode_reference(NAME, TARGET),
+    "chunk-table.v1": lambda: samples.table(5)[0].content,
+    "trace.v1": lambda: samples.trace().encode(),
+    "bundle.v1": lambda: samples.bundle()[0],
+    "bundle-index.v1": lambda: samples.bundle_index().encode(),
+    "ready-map-header.v1": lambda: encode_header("ab" * 32, 7, bytes(range(16))),
+}
+
+
+def main():
+    for name, make in GOLDEN.items():
+        path = HERE / name
+        if not path.exists():
+            path.write_bytes(make())
+            sys.stdout.write(f"{path.name}\n")
+
+
+if __name__ == "__main__":
+    main()
