@@ -41,7 +41,8 @@ def _check_host() -> str:
         raise UserError(f"Python {found} is too old", "use 3.11 or newer: make PYTHON=python3.11")
     if os.geteuid() != 0:
         raise UserError("set-up installs packages and dumps a process", "run it as root")
-    return f"Python {found} on kernel {os.uname().release}"
+    kernel = os.uname().release
+    return f"Python {found} on kernel {kernel}; the first time takes about a minute"
 
 
 if __name__ == "__main__":

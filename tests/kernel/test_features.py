@@ -122,6 +122,15 @@ def test_the_self_test_dumps_and_restores_a_listening_process(scratch):
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.soak
+@pytest.mark.kernel
+@requires("criu")
+def test_two_hundred_dumps_and_restores_in_a_row_leave_nothing(scratch):
+    for _ in range(200):
+        assert self_test([str(CRIU)], scratch) > 0
+    assert list(scratch.iterdir()) == []
+
+
 @pytest.mark.kernel
 def test_a_criu_that_cannot_dump_is_refused_with_its_own_reason(scratch):
     work = scratch / "work"
