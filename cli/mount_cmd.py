@@ -41,7 +41,7 @@ def mount(
         view = client.mount(
             settings.store_url,
             reference,
-            directory.absolute(),
+            directory.resolve(),
             filler=filler,
             read_ahead_kib=read_ahead_kib or 0,
             listener=Listener(sink, lambda text: say(f"hotstart: {text}")),
@@ -57,7 +57,7 @@ def mount(
 @click.pass_obj
 def umount(settings: Settings, directory: Path) -> None:
     """Unmount a directory."""
-    target = directory.absolute()
+    target = directory.resolve()
     if not has_state(settings):
         raise NotFound(f"nothing is mounted at {target}", "see hotstart mounts")
     with open_agent(settings) as client:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from cli.exit_codes import row_of
+from hotstart.core.digest import Digest
 from hotstart.core.progress import LineSink, NullSink, ProgressSink
 
 
@@ -30,6 +31,8 @@ def show(text: str) -> None:
 
 def plain(value: object) -> object:
     """Return ``value`` as JSON knows it: dataclasses as objects, tuples as lists."""
+    if isinstance(value, Digest):
+        return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -168,7 +168,7 @@ class Verifier:
                 return
             self._seen.add(blob.digest)
             self._read_bytes += blob.size
-            done, total = self._read_bytes, max(self._read_bytes, self._total_bytes)
+            done, total = self._read_bytes, self._total_bytes or None
         self._progress.update(Progress(_TASK, done, total))
 
     @contextmanager

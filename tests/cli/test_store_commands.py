@@ -1,0 +1,122 @@
+"""Commands that work on the store alone: build, images, inspect, verify, trace, rm."""
+
+import json
+import os
+
+import pytest
+
+from cli import main as cli_main
+from cli.settings import Settings
+
+
+@pytest.fixture
+def call(tmp_path, capsys):
+    """Run one command line on a store of the test's own; return status, stdout, stderr."""
+
+    def run(*words):
+        status = cli_main.run(["--root", str(tmp_path / "root"), *words], Settings())
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def tree(tmp_path):
+    tree = tmp_path / "tree"
+    (tree / "bin").mkdir(parents=True)
+    (tree / "bin" / "app").write_bytes(b"#!/bin/true\n" * 3000)
+    (tree / "noise").write_bytes(os.urandom(300_000))
+    return tree
+
+
+@pytest.fixture
+def built(call, tree):
+    status, out, _ = call("build", str(tree), "-t", "team/app:v1", "--cmd", "/bin/app", "--cmd", "")
+    assert status == 0
+    return out.strip()
+
+
+def blobs(tmp_path):
+    return sorted((tmp_path / "root" / "store" / "blobs" / "sha256").rglob("*"))
+
+
+def test_build_prints_the_digest_and_inspect_finds_it(call, built):
+    status, out, _ = call("inspect", "team/app:v1", "--json")
+    document = json.loads(out)
+    assert (status, document["digest"], document["kind"]) == (0, built, "image")
+    assert document["config"]["config"]["Cmd"] == ["/bin/app", ""]
+    assert document["devices"][0]["chunks"] > 0
+
+
+def test_the_same_tree_has_the_same_digest(call, built, tree):
+    again = call("build", str(tree), "-t", "other:v1", "--cmd", "/bin/app", "--cmd", "")
+    assert again[1].strip() == built
+
+
+def test_images_lists_names_and_kinds(call, built):
+    status, out, _ = call("images", "--json")
+    (row,) = json.loads(out)["images"]
+    assert (status, row["reference"], row["kind"]) == (0, "team/app:v1", "image")
+
+
+def test_verify_accepts_what_build_wrote(call, built):
+    status, out, _ = call("verify", "team/app:v1", "--json")
+    assert status == 0
+    assert json.loads(out)["verified"]["problems"] == []
+
+
+def test_verify_finds_a_flipped_byte_in_any_object(call, built, tmp_path):
+    files = [path for path in blobs(tmp_path) if path.is_file()]
+    assert len(files) == 5  # manifest, config, bootstrap, chunk table, pack
+    for path in files:
+        content = path.read_bytes()
+        for place in (0, len(content) // 2, len(content) - 1):
+            path.chmod(0o644)
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            status, _, err = call("verify", "team/app:v1")
+            assert (status, "digest is" in err) == (104, True), (path.name, place, err)
+        path.write_bytes(content)
+    assert call("verify", "team/app:v1")[0] == 0
+
+
+def test_verify_finds_a_flipped_byte_in_the_reference(call, built, tmp_path):
+    reference = tmp_path / "root/store/references/team/app/_tags/v1"
+    content = reference.read_bytes()
+    place = content.index(b"sha256:") + 10
+    reference.chmod(0o644)
+    reference.write_bytes(content[:place] + b"0" + content[place + 1 :])
+    assert call("verify", "team/app:v1")[0] != 0
+
+
+def test_verify_names_a_missing_object(call, built, tmp_path):
+    biggest = max((p for p in blobs(tmp_path) if p.is_file()), key=lambda p: p.stat().st_size)
+    biggest.unlink()
+    status, _, err = call("verify", "team/app:v1")
+    assert status == 104
+    assert f"no blob sha256:{biggest.name}" in err
+
+
+def test_rm_removes_the_name_only(call, built):
+    assert call("rm", "team/app:v1")[0] == 0
+    assert call("inspect", "team/app:v1")[0] == 101
+    assert call("rm", "team/app:v1")[0] == 101
+
+
+def test_trace_says_that_nothing_is_recorded(call, built):
+    status, _, err = call("trace", "team/app:v1")
+    assert status == 101
+    assert "no start of this image is recorded" in err
+
+
+@pytest.mark.parametrize("source", ["/nonexistent", "oci:/nonexistent", "weird:thing"])
+def test_a_source_that_is_none_is_refused_and_makes_nothing(call, source, tmp_path):
+    status, _, err = call("build", source, "-t", "x:v1")
+    assert status == 100
+    assert len(err.strip().splitlines()) == 1
+    assert not blobs(tmp_path)
+
+
+def test_an_unknown_store_is_a_sentence(call):
+    status, _, err = call("--store", "ftp://host/x", "images")
+    assert status == 100
+    assert "unknown kind of store" in err
