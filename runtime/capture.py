@@ -1,7 +1,9 @@
 """Capture: a running container becomes a snapshot that has proved itself.
 
 golden answers live -> freeze and dump -> files into the store -> rehearsal -> start bundle
--> signed manifest -> reference. The reference is moved last: until then nothing points to what was written.
+-> signed manifest -> reference. The reference is moved last: until then nothing points to what
+was written.
+
 If anything fails, the container goes on as it was (also when it was to be stopped): it is dumped
 running, paused while the snapshot proves itself, and ended only when the snapshot is published.
 """
@@ -13,17 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 from hotstart.core.errors import HotstartError, UserError
 from hotstart.core.log import get_logger
 from hotstart.core.phases import Phases
 from hotstart.core.progress import Progress, ProgressSink
-from hotstart.core.span import Span
 from hotstart.store import media_types
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.json_document import JsonValue
-from hotstart.store.layers import DeviceDescriptor
 from hotstart.store.manifest import ImageManifest, SnapshotManifest
 from hotstart.store.references import ReferenceName
 from hotstart.store.signing import NodeKey, sign
@@ -37,6 +37,7 @@ from hotstart.store.snapshot_config import (
     SnapshotConfig,
 )
 from hotstart.store.stack import Store
+from image_builder.options import BuiltTree
 from runtime.bundle import read_config
 from runtime.container_directory import ContainerDirectory
 from runtime.container_spec import ContainerSpec
@@ -45,6 +46,7 @@ from runtime.loaded_snapshot import LoadedSnapshot, understand
 from runtime.rehearsal import ExpectedGolden, Rehearsal, ask, memory_extents
 from runtime.restore import RestoreTools
 from runtime.runc import Runc, RuncFailed
+from runtime.snapshot_build import build_files
 from runtime.snapshot_files import DUMP, SnapshotFiles, staged_files, write_criu_config
 from runtime.store_pages import StorePages
 from runtime.thaw import environment
@@ -59,32 +61,15 @@ READ_AHEAD_KIB = 32
 """Read-ahead of snapshot mounts, when recording and ever after: mapped files read around faults."""
 
 
+_END_S = 20.0
+
+
 class CaptureFailed(HotstartError):
     """The container cannot be captured; it still runs. ``reason`` is in plain words."""
 
     def __init__(self, container: str, reason: str) -> None:
         super().__init__(f"{container}: cannot be captured: {reason}; the container still runs")
         self.reason = reason
-
-
-class BuiltFiles(Protocol):
-    """A tree in the store, as image_builder describes it."""
-
-    @property
-    def bootstrap(self) -> Descriptor: ...
-    @property
-    def devices(self) -> tuple[DeviceDescriptor, ...]: ...
-    @property
-    def extents(self) -> Mapping[bytes, Span]: ...
-
-
-class BuildFiles(Protocol):
-    """Builds a directory tree into a store; the named files (memory) get small chunks."""
-
-    def __call__(
-        self, tree: Path, store: Store, memory: Sequence[bytes], progress: ProgressSink, /
-    ) -> tuple[BuiltFiles, int]:
-        """Return what was built, and how many bytes were uploaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,13 +107,11 @@ class Capturer:
         tools: RestoreTools,
         scratch: Path,
         key: NodeKey,
-        build: BuildFiles,
         prove_stateless: ProveStateless | None = None,
     ) -> None:
         self._tools = tools
         self._scratch = scratch
         self._key = key
-        self._build = build
         self._prove_stateless = prove_stateless
 
     def capture(
@@ -172,7 +155,10 @@ class Capturer:
                 raise
         if not leave_running:
             runc.kill(everyone=True)
-            runc.resume()
+            # Some releases of runc thaw what they kill, others leave that to the caller.
+            with suppress(RuncFailed):
+                runc.resume()
+            _wait_ended(subject.directory)
         return replace(captured, frozen_ms=frozen_ms)
 
     def _ask_goldens(
@@ -224,7 +210,7 @@ class Capturer:
         memory = DumpDirectory(files.dump).memory_files()
         with phases.phase("build"):
             paths = [f"{DUMP}/{file}".encode() for file in memory]
-            built, uploaded = self._build(files.path, store, paths, progress)
+            built = build_files(files.path, store, paths, progress)
         config = self._config(subject, files, built, memory, expected)
         draft = self._draft(subject, built, config, store)
         snapshot = understand(draft, str(name), store.url)
@@ -253,7 +239,7 @@ class Capturer:
         with phases.phase("publish"):
             manifest = sign(final, self._key)
             publish(store, name, manifest)
-        total = uploaded + parts.bundle.size
+        total = built.stats.uploaded_bytes + parts.bundle.size
         kept = understand(manifest, str(name), store.url).config
         return Captured(str(name), manifest, kept, total, 0.0)
 
@@ -261,7 +247,7 @@ class Capturer:
         self,
         subject: Subject,
         files: SnapshotFiles,
-        built: BuiltFiles,
+        built: BuiltTree,
         memory: Sequence[str],
         expected: Sequence[ExpectedGolden],
     ) -> SnapshotConfig:
@@ -298,7 +284,7 @@ class Capturer:
         )
 
     def _draft(
-        self, subject: Subject, built: BuiltFiles, config: SnapshotConfig, store: Store
+        self, subject: Subject, built: BuiltTree, config: SnapshotConfig, store: Store
     ) -> SnapshotManifest:
         return SnapshotManifest(
             config=self._put_config(config, store),
@@ -335,6 +321,13 @@ class Capturer:
         if difference is not None:
             log.info("snapshot_is_stateful", container=subject.directory.name, reason=difference)
         return difference is not None
+
+
+def _wait_ended(directory: ContainerDirectory) -> None:
+    """Block until the monitor has noted the exit, for a while: it has nothing else to do."""
+    deadline = time.monotonic() + _END_S
+    while not directory.exit_file.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def require_running(runc: Runc, subject: Subject) -> None:
@@ -388,7 +381,6 @@ def _golden(golden: ExpectedGolden) -> Golden:
 
 __all__ = [
     "READ_AHEAD_KIB",
-    "BuildFiles",
     "CaptureFailed",
     "Captured",
     "Capturer",
