@@ -206,5 +206,8 @@ class PackWriter:
 
     def _close(self) -> None:
         self._closed = True
+        while self._waiting:
+            # Nobody may wait for a place that will never be given.
+            self._waiting.popleft()[1].cancel()
         self._compressors.shutdown(cancel_futures=True)
         self._uploaders.shutdown(cancel_futures=True)

@@ -20,7 +20,7 @@ MAX_SPANS = 4 << 20
 MAX_DEVICES = 4096
 
 _HEAD = struct.Struct("<8sHHIII8x")
-_SPAN = struct.Struct("<IIQI4x")
+_SPAN = struct.Struct("<IIQII")
 _ID_BYTES = 32
 
 
@@ -56,7 +56,7 @@ class Trace:
         """Return the bytes. Raises ValueError for a trace that no reader takes."""
         try:
             body = b"".join(
-                _SPAN.pack(span.at_ms, span.device, span.first_page, span.pages)
+                _SPAN.pack(span.at_ms, span.device, span.first_page, span.pages, 0)
                 for span in self.spans
             )
             stored = zstd_frame.compress(body)
@@ -94,7 +94,10 @@ def _decode_spans(stored: bytes, count: int, devices: int) -> tuple[TraceSpan, .
         body = zstd_frame.decompress(stored, count * _SPAN.size)
     except zstd_frame.FrameInvalid as err:
         raise TraceInvalid(str(err)) from err
-    spans = tuple(TraceSpan(*fields) for fields in _SPAN.iter_unpack(body))
+    entries = list(_SPAN.iter_unpack(body))
+    if any(entry[4] for entry in entries):
+        raise TraceInvalid("reserved fields are not as this version writes them")
+    spans = tuple(TraceSpan(*entry[:4]) for entry in entries)
     last_ms = 0
     for number, span in enumerate(spans):
         if span.device >= devices or span.first_page > MAX_PAGE:

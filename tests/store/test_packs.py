@@ -112,14 +112,17 @@ def test_leaving_by_an_exception_stores_nothing_more():
     class Stop(Exception):
         pass
 
+    futures = []
+
     def stop():
         with PackWriter(blobs, threads=2) as writer:
-            writer.submit(b"chunk")
+            futures.extend(writer.submit(b"chunk") for _ in range(5))
             raise Stop
 
     with pytest.raises(Stop):
         stop()
     assert list(blobs.digests()) == []
+    assert all(future.done() for future in futures)
     assert not [t for t in threading.enumerate() if t.name.startswith(("compress", "store-pack"))]
 
 
