@@ -14,8 +14,8 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 
 from agent import convert
+from agent.calls import Calls
 from agent.long_call import LongCall
-from agent.node import Node
 from agent.proto.generated import hotstart_pb2 as pb
 from agent.status import DETAIL_KEY, describe
 from agent.values import DEFAULT_GRACE_S, FallbackRule, StartReport, Statefulness
@@ -45,7 +45,7 @@ _STATEFULNESS: dict[int, Statefulness] = {
 class Service:
     """The servicer of ``hotstart.v1.Agent`` for one node."""
 
-    def __init__(self, node: Node, end: Callable[[], None]) -> None:
+    def __init__(self, node: Calls, end: Callable[[], None]) -> None:
         """``end`` is called once a Shutdown has been answered."""
         self._node = node
         self._end = end

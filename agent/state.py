@@ -106,7 +106,7 @@ class State:
         """Return every mount, by target."""
         with self._transaction() as cursor:
             rows = cursor.execute("SELECT * FROM mounts ORDER BY target").fetchall()
-        return [MountRow(*row[:5], json.loads(row[5])) for row in rows]
+        return [MountRow(t, r, d, f, ahead, json.loads(spec)) for t, r, d, f, ahead, spec in rows]
 
     def put_start(self, row: StartRow) -> None:
         """Remember how a container was started, in place of an earlier one of its name."""
@@ -130,7 +130,9 @@ class State:
         """Return how each container was started, by its name."""
         with self._transaction() as cursor:
             rows = cursor.execute("SELECT * FROM starts ORDER BY container").fetchall()
-        return {row[0]: StartRow(*row[:5], json.loads(row[5])) for row in rows}
+        return {
+            n: StartRow(n, url, r, d, way, json.loads(more)) for n, url, r, d, way, more in rows
+        }
 
     def _prepare(self, path: Path) -> None:
         self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
