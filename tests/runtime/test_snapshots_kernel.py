@@ -1,0 +1,146 @@
+"""A container is captured and restored for real: runc, conmon, CRIU, EROFS, the page worker."""
+
+import os
+import socket
+from dataclasses import replace
+
+import pytest
+
+from hotstart.core.errors import NotFound, UserError
+from hotstart.core.phases import Phases
+from hotstart.kernel.mounts import mounts_below
+from hotstart.store.references import ReferenceName
+from hotstart.store.signing import NodeKey, SignatureForeign
+from runtime.capture import CaptureFailed
+from runtime.container_spec import Volume
+from runtime.rehearsal import RehearsalFailed
+from runtime.restore import RestoreRefused
+from tests.requires import requires
+from tests.runtime.small_image import PORT, SmallNode, wait_for
+
+pytestmark = [pytest.mark.kernel, requires("criu")]
+
+GOLDEN = {"path": "/", "port": PORT, "expect": {"mode": "json"}}
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory):
+    node = SmallNode(tmp_path_factory.mktemp("node"))
+    yield node
+    node.close()
+
+
+@pytest.fixture(scope="module")
+def published(node):
+    """A snapshot taken after two requests had changed memory and files."""
+    with node.container("frozen") as container:
+        container.ask(method="POST", path="/")
+        container.ask(method="POST", path="/")
+        captured = container.capture("counted", GOLDEN)
+        assert container.runc.state().status == "stopped"
+    return captured
+
+
+def test_a_restored_process_goes_on_where_the_frozen_one_was(node, published):
+    with node.restore("counted", "again") as restored:
+        answer = restored.ask(path="/")
+        assert (answer["count"], answer["file"]) == (2, "count 2")
+        assert restored.ask(method="POST", path="/") == {"count": 3}
+
+
+def test_two_restores_of_one_snapshot_do_not_see_each_other(node, published):
+    with node.restore("counted", "one") as one, node.restore("counted", "two") as two:
+        one.ask(method="POST", path="/")
+        assert one.ask(path="/")["count"] == 3
+        assert two.ask(path="/") == {**one.ask(path="/"), "count": 2, "file": "count 2"}
+
+
+def test_a_published_snapshot_says_what_it_proved(node, published):
+    config = published.config
+    assert config.verdict == "rehearsed"
+    assert config.stateful
+    assert config.goldens[0].expected.status == 200
+    assert published.manifest.bundle is not None
+    assert published.frozen_ms > 0
+    snapshot = node.restorer.load(node.store, "counted", Phases())
+    assert sum(run.pages for run in snapshot.memory_order) > 100
+
+
+def test_nothing_is_left_of_a_restored_container(node, published):
+    with node.restore("counted", "gone"):
+        pass
+    assert mounts_below(node.root / "containers" / "gone") == []
+    assert node.pages.sessions() == []
+    assert node.keeper.names("page") == []
+    assert not list((node.root / "tmp").iterdir())
+
+
+def test_without_a_golden_request_it_is_ready_checked_only(node):
+    with node.container("quiet") as container:
+        captured = container.capture("quiet", leave_running=True)
+        assert captured.config.verdict == "ready-checked only"
+        assert container.ask(path="/")["count"] == 0
+
+
+def test_an_answer_that_differs_publishes_nothing_and_the_container_goes_on(node):
+    golden = {"path": "/time", "port": PORT}
+    with node.container("moody") as container:
+        with pytest.raises(RehearsalFailed, match="answered differently"):
+            container.capture("moody", golden)
+        assert container.ask(path="/")["count"] == 0
+        assert container.runc.state().status == "running"
+    with pytest.raises(NotFound):
+        node.store.references.get(ReferenceName.parse("moody"))
+
+
+def test_what_criu_cannot_dump_is_said_in_plain_words_and_the_container_goes_on(node, tmp_path):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "socket"))
+    listener.listen(1)
+    with listener, node.container("tied", (Volume(str(tmp_path), "/host"),)) as container:
+        container.ask(path="/connect")
+        with pytest.raises(CaptureFailed, match="unix socket outside"):
+            container.capture("tied", GOLDEN)
+        assert container.ask(path="/")["count"] == 0
+
+
+def test_a_rehearsal_never_writes_to_a_volume(node, tmp_path):
+    golden = {"path": "/volume", "port": PORT, "expect": {"mode": "json"}}
+    volume = (Volume(str(tmp_path), "/host"),)
+    with node.container("writer", volume) as container:
+        container.capture("writer", golden, golden)
+    # Twice for the live answers, never by the rehearsals.
+    assert (tmp_path / "written").read_text() == "xx"
+    with node.restore("writer", "writer2", volume) as restored:
+        restored.ask(path="/volume")
+        assert (tmp_path / "written").read_text() == "xxx"
+    with pytest.raises(UserError, match="/host"):
+        node.restore("writer", "writer3")
+    assert not (node.root / "containers" / "writer3").exists()
+
+
+def test_a_restore_elsewhere_is_refused_with_the_reasons(node, published, monkeypatch):
+    other = replace(node.host, cpu_flags=node.host.cpu_flags[:3])
+    monkeypatch.setattr(node, "host", other)
+    with pytest.raises(RestoreRefused, match="CPU features"):
+        node.restore("counted", "elsewhere")
+
+
+def test_a_snapshot_signed_by_a_stranger_is_refused(node, published, monkeypatch, tmp_path):
+    monkeypatch.setattr(node, "key", NodeKey.load_or_create(tmp_path / "stranger"))
+    with pytest.raises(SignatureForeign):
+        node.restore("counted", "foreign")
+
+
+def test_a_failed_restore_undoes_everything(node, published, monkeypatch):
+    def never(*_):
+        raise NotFound("never ready")
+
+    tools = replace(node.tools, wait_ready=never)
+    monkeypatch.setattr(node.restorer, "_tools", tools)
+    before = set(os.listdir(node.root / "containers"))
+    with pytest.raises(NotFound, match="never ready"):
+        node.restore("counted", "never")
+    wait_for(lambda: node.pages.sessions() == [], "end of the page session")
+    assert set(os.listdir(node.root / "containers")) == before
+    assert node.keeper.names("page") == []
