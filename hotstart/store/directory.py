@@ -48,6 +48,7 @@ from hotstart.store.references import (
 )
 
 _STALE_STAGING_S = 24 * 3600
+_COMPARE_BYTES = 1 << 20
 _TAGS = "_tags"
 """No component of a repository begins with an underscore, so a tag never meets a repository."""
 
@@ -179,7 +180,7 @@ class DirectoryBlobs:
         digest.check(content, "blob to be stored")
         target = self._directory / digest.hex
         with self._files.errors():
-            if not target.exists():
+            if not _holds(target, content):
                 self._files.place(target, content)
 
     def remove(self, digest: Digest) -> None:
@@ -219,6 +220,21 @@ class DirectoryBlobs:
         if not self._files.root.is_dir():
             return StoreMissing(self.url)
         return BlobNotFound(self.url, digest)
+
+
+def _holds(path: Path, content: Writable) -> bool:
+    """Tell whether a file is exactly ``content``; a damaged one is replaced, not trusted."""
+    view = memoryview(content)
+    try:
+        with path.open("rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size != view.nbytes:
+                return False
+            return all(
+                file.read(step.length) == view[step.offset : step.end]
+                for step in Span(0, view.nbytes).split(_COMPARE_BYTES)
+            )
+    except FileNotFoundError:
+        return False
 
 
 def _read_exactly(descriptor: int, span: Span, url: str) -> bytes:

@@ -3,11 +3,14 @@
 import errno
 import multiprocessing
 import os
+import signal
+import sys
 
 import pytest
 
 from hotstart.core.digest import Digest, DigestMismatch
 from hotstart.core.errors import IntegrityError, UserError
+from hotstart.core.run import run
 from hotstart.kernel.mounts import MS_RDONLY, MS_REMOUNT, mount
 from hotstart.store.blob_store import (
     StoreDenied,
@@ -89,6 +92,53 @@ def test_a_whole_blob_with_a_flipped_byte_is_never_returned(store, tmp_path):
     path.write_bytes(b"Content")
     with pytest.raises(DigestMismatch):
         store.blobs.read(DIGEST)
+
+
+@pytest.mark.parametrize("damaged", [b"Content", b"conten", b"", b"content!"])
+def test_putting_a_damaged_blob_again_repairs_it(store, tmp_path, damaged):
+    store.blobs.put(DIGEST, CONTENT)
+    (tmp_path / "store" / "blobs" / "sha256" / DIGEST.hex).write_bytes(damaged)
+    store.blobs.put(DIGEST, CONTENT)
+    assert store.blobs.read(DIGEST) == CONTENT
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from hotstart.core.digest import Digest
+from hotstart.store.descriptor import Descriptor
+from hotstart.store.references import ReferenceName
+from hotstart.store.stack import open_store
+
+def die(*args):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+store = open_store(sys.argv[1])
+name = ReferenceName.parse("team/app:v1")
+version = store.references.get(name).version
+if sys.argv[3] == "replace":
+    Path.replace = die
+else:
+    os.fsync = die
+if sys.argv[2] == "put":
+    store.blobs.put(Digest.of(b"new"), b"new")
+else:
+    store.references.swap(name, Descriptor.of("a/b", b"new"), version)
+"""
+
+
+@pytest.mark.parametrize("point", ["fsync", "replace"])
+@pytest.mark.parametrize("change", ["put", "swap"])
+def test_a_writer_killed_before_its_commit_changes_nothing(store, change, point):
+    made = store.references.swap(NAME, TARGET, None)
+    store.blobs.put(DIGEST, CONTENT)
+    done = run([sys.executable, "-c", KILLED, store.url, change, point], check=False, timeout_s=60)
+    assert done.status == -signal.SIGKILL, done.stderr
+    again = open_store(store.url)
+    assert again.references.get(NAME) == made
+    assert list(again.blobs.digests()) == [(DIGEST, len(CONTENT))]
+    again.blobs.put(Digest.of(b"new"), b"new")
+    assert again.references.swap(NAME, Descriptor.of("a/b", b"new"), made.version)
 
 
 def test_a_store_that_vanishes_is_missing_and_not_empty(store, tmp_path):

@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -113,8 +112,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_what_a_killed_writer_has_set_stays_set(path):
     with ReadyMap.open(path, DEVICE_ID, PAGES) as ready:
-        done = subprocess.run([sys.executable, "-c", WRITER, str(path)], check=False, timeout=60)
-        assert done.returncode == -signal.SIGKILL
+        done = run([sys.executable, "-c", WRITER, str(path)], check=False, timeout_s=60)
+        assert done.status == -signal.SIGKILL
         assert ready.missing(10, 5) == -1
     with ReadyMap.open(path, DEVICE_ID, PAGES) as ready:
         assert ready.ready_pages() == 5
