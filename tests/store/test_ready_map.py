@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from hotstart.core.digest import ChunkDigest
+from hotstart.core.run import run
 from hotstart.core.span import PAGE, Span
 from hotstart.store.chunk_table import Chunk
 from hotstart.store.format_errors import FormatVersionUnknown
