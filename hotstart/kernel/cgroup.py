@@ -131,6 +131,19 @@ class Group:
             return int((root / self.path.lstrip("/") / name).read_text())
         return None
 
+    def memory_kills(self) -> int:
+        """Return how many processes the kernel has killed in the group for want of memory."""
+        root = self.hosts.of_controller("memory")
+        if root is None:
+            return 0
+        name = "memory.events" if root == self.hosts.v2 else "memory.oom_control"
+        with contextlib.suppress(FileNotFoundError):
+            for line in (root / self.path.lstrip("/") / name).read_text().splitlines():
+                key, _, count = line.partition(" ")
+                if key == "oom_kill":
+                    return int(count)
+        return 0
+
     def kill(self) -> int:
         """Send SIGKILL to every process in the group; returns how many there were."""
         pids = self.processes()

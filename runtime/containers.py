@@ -1,0 +1,185 @@
+"""The life of a container: created, running, ended; and how it is ended.
+
+Nothing here remembers anything: what is true is in the container's directory (pid, exit status,
+log), in runc and in the kernel, so an agent that was restarted sees the same. A status is the
+exit status, or 128 + n after signal n; why it ended is said where that isn't plain. Needs root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from hotstart.core.errors import HotstartError, UserError
+from hotstart.core.log import get_logger
+from hotstart.kernel.cgroup import Group
+from hotstart.kernel.pidfd import ProcessIdentity
+from hotstart.kernel.pidfd import wait as wait_process
+from runtime.container_directory import ContainerDirectory
+from runtime.readiness import running_process
+from runtime.runc import NotRunning, Runc
+
+log = get_logger(__name__)
+
+State = Literal["created", "running", "stopped"]
+
+LOST_STATUS = 255
+"""What stands for the exit status of a container whose monitor was killed."""
+
+DEFAULT_GRACE_S = 10.0
+_EXIT_FILE_S = 5.0
+_KILL_S = 30.0
+_STEP_S = 0.2
+
+
+class ContainerStuck(HotstartError):
+    """The container's processes did not end, even by SIGKILL."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStatus:
+    """Where a container stands. ``exit_status`` and ``finished_ns`` only when stopped."""
+
+    state: State
+    pid: int = 0
+    exit_status: int | None = None
+    reason: str = ""
+    finished_ns: int = 0
+
+
+def status(directory: ContainerDirectory) -> ContainerStatus:
+    """Return the container's status, from its directory and the kernel alone."""
+    ended = _exit_of(directory)
+    if ended is not None:
+        return ended
+    process = running_process(directory)
+    if process is not None:
+        return ContainerStatus("running", process.pid)
+    if not directory.pid_file.exists():
+        return ContainerStatus("created")
+    # It has ended, and the monitor has not said how yet: that takes milliseconds, or for ever.
+    return _await_exit(directory)
+
+
+def wait(
+    directory: ContainerDirectory, alive: Callable[[], bool] = lambda: True
+) -> ContainerStatus:
+    """Block until the container has ended, or until ``alive`` says that nobody waits any more."""
+    while alive():
+        now = status(directory)
+        if now.state == "stopped":
+            return now
+        process = running_process(directory)
+        if process is not None:
+            wait_process(process, _STEP_S)
+        else:
+            time.sleep(0.01)
+    return status(directory)
+
+
+def stop(
+    directory: ContainerDirectory,
+    runc: Runc,
+    *,
+    stop_signal: str = "SIGTERM",
+    grace_s: float = DEFAULT_GRACE_S,
+) -> ContainerStatus:
+    """End the container: its stop signal, after ``grace_s`` SIGKILL. Returns when it has ended.
+
+    Idempotent. Raises ContainerStuck if the kernel can't end it.
+    """
+    before = status(directory)
+    if before.state == "stopped":
+        return before
+    with contextlib.suppress(NotRunning):
+        runc.kill(signal_number(stop_signal))
+    now = _wait_until(directory, grace_s)
+    if now.state == "stopped":
+        return now
+    log.info("container_killed", container=directory.name, grace_s=grace_s)
+    with contextlib.suppress(NotRunning):
+        runc.kill(signal.SIGKILL, everyone=True)
+    now = _wait_until(directory, _KILL_S)
+    if now.state != "stopped":
+        raise ContainerStuck(
+            f"{directory.name}: process {now.pid} does not end, even by SIGKILL; it waits for a"
+            " device or a file system that does not answer"
+        )
+    return now
+
+
+def tear_down(directory: ContainerDirectory, runc: Runc, group: Group) -> None:
+    """Remove what an ended container leaves in the kernel: runc's state, mounts, control group.
+
+    Kills what still runs. The directory's files (log, exit status) stay. Idempotent.
+    """
+    try:
+        runc.delete(force=True)
+    finally:
+        directory.unmount_all()
+        if not group.remove():
+            group.kill()
+            group.remove()
+
+
+def signal_number(text: str) -> int:
+    """Read ``SIGTERM``, ``term``, ``15`` or ``SIGRTMIN+3``. Raises UserError."""
+    name = text.strip().upper().removeprefix("SIG")
+    base, plus, offset = name.partition("+")
+    with contextlib.suppress(KeyError, ValueError):
+        if base.isdigit():
+            return int(signal.Signals(int(base)))
+        number = int(signal.Signals[f"SIG{base}"]) + (int(offset) if plus else 0)
+        if number <= int(signal.SIGRTMAX):
+            return number
+    raise UserError(f"not a signal: {text[:40]!r}", "write a name like SIGTERM or a number")
+
+
+def out_of_memory(group: Group) -> bool:
+    """Tell whether the kernel has killed something in the group for want of memory.
+
+    Ask before ``tear_down``: the count goes with the group.
+    """
+    return group.memory_kills() > 0
+
+
+def _exit_of(directory: ContainerDirectory) -> ContainerStatus | None:
+    try:
+        number = int(directory.exit_file.read_text())
+        finished_ns = directory.exit_file.stat().st_mtime_ns
+    except (FileNotFoundError, ValueError):
+        return None
+    return ContainerStatus("stopped", 0, number, "", finished_ns)
+
+
+def _await_exit(directory: ContainerDirectory) -> ContainerStatus:
+    deadline = time.monotonic() + _EXIT_FILE_S
+    while time.monotonic() < deadline:
+        ended = _exit_of(directory)
+        if ended is not None:
+            return ended
+        if not _monitor_alive(directory):
+            break
+        time.sleep(0.002)
+    return _exit_of(directory) or ContainerStatus(
+        "stopped", 0, LOST_STATUS, "its monitor was killed, so the exit status is not known"
+    )
+
+
+def _monitor_alive(directory: ContainerDirectory) -> bool:
+    try:
+        return ProcessIdentity.of(int(directory.monitor_pid_file.read_text())) is not None
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _wait_until(directory: ContainerDirectory, timeout_s: float) -> ContainerStatus:
+    deadline = time.monotonic() + timeout_s
+    process = running_process(directory)
+    if process is not None:
+        wait_process(process, timeout_s)
+    return wait(directory, lambda: time.monotonic() < deadline)
