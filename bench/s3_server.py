@@ -135,7 +135,7 @@ class S3Server:
             time.sleep(0.05)
 
     def _answers(self) -> bool:
-        """A bucket can be made once all four parts have found each other; asking is not enough."""
+        """Tell whether the S3 part answers; it starts last, and waits for the others itself."""
         try:
             with urllib.request.urlopen(f"{self.endpoint}/healthz", timeout=5):  # noqa: S310  # loopback
                 pass

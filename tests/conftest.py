@@ -101,19 +101,40 @@ def lasting_processes(request):
     return request.config.stash[_LASTING]
 
 
-@pytest.fixture(autouse=True)
-def nothing_left_behind(request):
-    """Fail a test that leaves a process, a mount or a loop device, and clean up after it."""
-    if not _is_heavy(request.node):
-        yield
-        return
-    lasting = request.config.stash[_LASTING]
-    watch = Watch(Path(request.config.option.basetemp).parent, lasting)
-    yield
+def _check(watch):
     left = watch.leftovers()
     if left:
         watch.clean()
         pytest.fail("left behind: " + "; ".join(left), pytrace=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_left_behind_by_the_module(request):
+    """Fail the last test of a module that leaves a process, a mount or a loop device.
+
+    Only when its module ends is it certain that something belongs to no fixture any more.
+    """
+    heavy = [
+        item for item in request.session.items if item.path == request.path and _is_heavy(item)
+    ]
+    if not heavy:
+        yield
+        return
+    watch = Watch(Path(request.config.option.basetemp).parent, request.config.stash[_LASTING])
+    yield
+    _check(watch)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request):
+    """Fail a test that leaves a mount or a loop device below its own directory."""
+    if not _is_heavy(request.node) or "tmp_path" not in request.fixturenames:
+        yield
+        return
+    watch = Watch(request.getfixturevalue("tmp_path"), request.config.stash[_LASTING])
+    watch.everything = False
+    yield
+    _check(watch)
 
 
 @pytest.fixture

@@ -29,10 +29,15 @@ def become_subreaper() -> None:
 
 @dataclass
 class Watch:
-    """Compares what is there with what was there when it was made."""
+    """Compares what is there with what was there when it was made.
+
+    ``expected`` may grow while it watches: the processes of fixtures of the whole session.
+    """
 
     base: Path
     expected: set[int]
+    everything: bool = True
+    """Processes too: they have no directory by which a test could be told from its fixtures."""
     mounts: set[str] = field(init=False)
     processes: set[int] = field(init=False)
     loops: set[str] = field(init=False)
@@ -50,8 +55,10 @@ class Watch:
         return found
 
     def _found(self) -> list[str]:
-        _reap_orphans(self.processes | self.expected)
-        processes = _descendants()
+        processes = {}
+        if self.everything:
+            _reap_orphans(self.processes | self.expected)
+            processes = _descendants()
         strange = [pid for pid in processes if pid not in self.processes | self.expected]
         return [
             *(f"process {pid} ({processes[pid]})" for pid in strange),
@@ -61,7 +68,8 @@ class Watch:
 
     def clean(self) -> None:
         """Remove what is left, so that the next test starts as this one did."""
-        for pid in set(_descendants()) - self.processes - self.expected:
+        strange = set(_descendants()) - self.processes - self.expected
+        for pid in strange if self.everything else ():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for target in reversed(_mounts(self.base)):
