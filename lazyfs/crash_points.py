@@ -1,0 +1,51 @@
+"""Named points at which a test kills the fill worker, to prove that its successor leaves no trace.
+
+The worker gets ``POINT:N`` on its command line and ends itself by SIGKILL when it passes the point
+for the N-th time. Without it, passing a point costs one call.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import os
+import signal
+from collections.abc import Callable
+from typing import TypeAlias
+
+from hotstart.core.errors import UserError
+
+
+class CrashPoint(enum.Enum):
+    """Where a worker may die; each leaves another half of an event's or a chunk's life behind."""
+
+    EVENT_READ = "event-read"
+    FETCHED = "fetched"
+    WRITTEN = "written"
+    READY_SET = "ready-set"
+    ANSWERED = "answered"
+    SLOT_CLEARED = "slot-cleared"
+
+
+Passage: TypeAlias = Callable[[CrashPoint], None]
+
+
+def no_crash(point: CrashPoint) -> None:
+    """Pass every point."""
+
+
+def crash_at(text: str) -> Passage:
+    """Return a passage that ends the process at ``POINT:N``. Raises UserError for another text."""
+    name, _, count = text.partition(":")
+    try:
+        wanted, nth = CrashPoint(name), int(count)
+    except ValueError as err:
+        names = ", ".join(point.value for point in CrashPoint)
+        raise UserError(f"{text}: not a crash point", f"write POINT:N; points: {names}") from err
+    passed = itertools.count(1)
+
+    def passage(point: CrashPoint) -> None:
+        if point is wanted and next(passed) == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return passage

@@ -1,0 +1,114 @@
+"""A device as the fill side sees it: its open file, ready map, chunk table, and what is on its way.
+
+Owns the descriptor it is given and the ready map; ``close`` ends both. The descriptor must have
+been opened for writing before any fanotify mark was set on the file, else each write would raise
+an event that only the writer could answer. ``chunks`` and ``frames`` change under the engine's
+lock. The chunk table is opened at the first miss: a start must not wait for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+
+from hotstart.core.errors import HotstartError
+from hotstart.core.span import PAGE
+from hotstart.store.chunk_table import ChunkTable
+from hotstart.store.ready_map import ReadyMap
+from lazyfs.device_counters import DeviceCounters
+from lazyfs.pieces import Piece, State, Target
+from lazyfs.spec import DeviceSpec
+
+
+class FrameMap:
+    """Which frame of one start bundle fills a page of one device."""
+
+    def __init__(self, frames: Iterable[tuple[Target, Piece]]) -> None:
+        self._frames = sorted(frames, key=lambda frame: frame[0].first_page)
+        self._starts = [target.first_page for target, _ in self._frames]
+
+    def at(self, page: int) -> Piece | None:
+        """Return the frame that fills ``page`` and may still come, or None."""
+        index = bisect_right(self._starts, page) - 1
+        if index < 0:
+            return None
+        target, piece = self._frames[index]
+        if page >= target.first_page + target.pages:
+            return None
+        return piece if piece.state in (State.QUEUED, State.RUNNING) else None
+
+
+class Device:
+    """One device that can be filled. Takes over ``fd`` and ``ready``."""
+
+    def __init__(
+        self,
+        spec: DeviceSpec,
+        fd: int,
+        ready: ReadyMap,
+        open_table: Callable[[DeviceSpec], ChunkTable],
+    ) -> None:
+        self.spec = spec
+        self.fd = fd
+        self.ready = ready
+        self.counters = DeviceCounters()
+        self.chunks: dict[int, Piece] = {}
+        self.frames: list[FrameMap] = []
+        self.first_missing = 0
+        self.complete = ready.complete
+        self._open_table = open_table
+        self._table: ChunkTable | None = None
+        self._table_lock = threading.Lock()
+
+    @property
+    def device_id(self) -> str:
+        """The device's name."""
+        return self.spec.device_id
+
+    def table(self) -> ChunkTable:
+        """Return the chunk table, reading it at the first call. Raises what the store raises."""
+        with self._table_lock:
+            if self._table is None:
+                self._table = self._open_table(self.spec)
+            return self._table
+
+    def preload_table(self) -> None:
+        """Read the chunk table ahead of the first miss; failures wait for that miss."""
+        with contextlib.suppress(HotstartError):
+            self.table()
+
+    def frame_at(self, page: int) -> Piece | None:
+        """Return the bundle frame on its way that fills ``page``. Under the engine's lock."""
+        for frames in self.frames:
+            piece = frames.at(page)
+            if piece is not None:
+                return piece
+        return None
+
+    def write(self, first_page: int, content: memoryview) -> None:
+        """Write verified bytes; the pages are not ready before this has returned."""
+        offset = first_page * PAGE
+        while content:
+            done = os.pwrite(self.fd, content, offset)
+            content, offset = content[done:], offset + done
+
+    def all_ready(self) -> bool:
+        """Tell whether every page is there; cheap to ask often, it goes on where it stopped."""
+        if self.first_missing < 0:
+            return True
+        left = self.spec.pages - self.first_missing
+        self.first_missing = self.ready.missing(self.first_missing, left) if left > 0 else -1
+        return self.first_missing < 0
+
+    def mark_complete(self) -> None:
+        """Put the data on disk, then say in the ready map that nothing is missing."""
+        self.ready.sync(self.fd)
+        self.complete = True
+
+    def close(self) -> None:
+        """Close the file and the ready map."""
+        self.ready.close()
+        os.close(self.fd)

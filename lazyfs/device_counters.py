@@ -1,0 +1,52 @@
+"""What happened on one device since this process serves it; shown by ``mounts`` and the benchmark.
+
+Counters only grow. They are changed without a lock by the one thread that owns each (faults: the
+dispatcher) or under the engine's lock (everything else); readers may see them a moment apart.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+KEPT_WAITS = 4096
+
+
+@dataclass(slots=True, eq=False)
+class DeviceCounters:
+    """``faults``: events raised; ``misses``: those that had to wait for bytes."""
+
+    faults: int = 0
+    misses: int = 0
+    answered_for_predecessor: int = 0
+    requests: int = 0
+    demand_requests: int = 0
+    fetched_bytes: int = 0
+    retries: int = 0
+    mismatches: int = 0
+    errors: int = 0
+    waits_ms: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT_WAITS))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counters, and the median and 99th percentile of the waits."""
+        waits = sorted(self.waits_ms)
+        return {
+            "faults": self.faults,
+            "misses": self.misses,
+            "answered_for_predecessor": self.answered_for_predecessor,
+            "requests": self.requests,
+            "demand_requests": self.demand_requests,
+            "fetched_bytes": self.fetched_bytes,
+            "retries": self.retries,
+            "mismatches": self.mismatches,
+            "errors": self.errors,
+            "fault_median_ms": _quantile(waits, 0.5),
+            "fault_p99_ms": _quantile(waits, 0.99),
+        }
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    if not ordered:
+        return 0.0
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)

@@ -1,0 +1,234 @@
+"""The fanotify side of the fill worker: events in, faults to the engine, answers out.
+
+One thread waits on every group. It reads one event at a time straight into a free slot of that
+set's journal; what is ready is answered at once, the rest is answered by whichever thread fills
+it. The order is respond, clear the slot, close the event descriptor.
+
+Taking over from a killed worker: every slot that is not clear is answered first, by event number,
+before the group is read (a new event could get the number of an old one). Only that device waits.
+
+This process never maps or opens anything below the mounts it fills.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+from functools import partial
+from typing import Protocol
+
+from hotstart.core.log import get_logger
+from hotstart.core.span import PAGE
+from hotstart.kernel import fanotify
+from lazyfs.crash_points import CrashPoint, Passage, no_crash
+from lazyfs.device import Device
+from lazyfs.fault import Fault
+from lazyfs.fill_engine import FillEngine
+from lazyfs.journal import Journal
+from lazyfs.pieces import page_run
+from lazyfs.touches import TouchLog
+
+log = get_logger(__name__)
+
+MAX_EVENT_BYTES = 1 << 30
+"""A longer event is the kernel's word for "until the end"; it is cut at the device's end."""
+
+
+class Watched(Protocol):
+    """A group that the dispatcher reads."""
+
+    group: int
+
+    def take_over(self, resume: Resume) -> None:
+        """Answer what a predecessor left; call ``resume`` when the group may be read."""
+
+    def serve(self) -> bool:
+        """Read and handle one event; False when no slot is free (resume is called later)."""
+
+    def close(self) -> None:
+        """Close the descriptors of this process; the keeper's copies stay."""
+
+
+class Resume(Protocol):
+    """Tells the dispatcher to read a group (again)."""
+
+    def __call__(self) -> None: ...
+
+
+class DeviceSet:
+    """One device with its group and journal. Takes over the descriptors and the device."""
+
+    def __init__(
+        self,
+        device: Device,
+        group: int,
+        journal_fd: int,
+        engine: FillEngine,
+        passage: Passage = no_crash,
+    ) -> None:
+        self.device = device
+        self.group = group
+        self.journal = Journal(journal_fd)
+        self.touches = TouchLog()
+        self._journal_fd = journal_fd
+        self._engine = engine
+        self._passage = passage
+        self._resume: Resume = _nothing
+        self._starved = False
+        self._left_behind = 0
+        self._lock = threading.Lock()
+
+    def take_over(self, resume: Resume) -> None:
+        """Answer every event that a killed predecessor had read; then let the group be read."""
+        self._resume = resume
+        slots = list(self.journal.pending())
+        self._left_behind = len(slots)
+        for slot in slots:
+            self.device.counters.answered_for_predecessor += 1
+            self._handle(slot, self._answer_left_behind)
+        if not slots:
+            resume()
+
+    def serve(self) -> bool:
+        """Read one event and answer it now or later."""
+        if not self.journal.free:
+            return self._starve()
+        slot = self.journal.free.pop()
+        if not self._read(slot):
+            self.journal.free.append(slot)
+            return True
+        self._passage(CrashPoint.EVENT_READ)
+        self.device.counters.faults += 1
+        self._handle(slot, self._answer)
+        return True
+
+    def _read(self, slot: int) -> bool:
+        try:
+            return fanotify.read_event(self.group, self.journal.slot(slot))
+        except OSError as err:
+            # EMFILE: that event is lost and its reader failed; the limit is raised at start.
+            log.error("event_lost", device=self.device.device_id, error=str(err))
+            return False
+
+    def _starve(self) -> bool:
+        with self._lock:
+            self._starved = not self.journal.free
+            return not self._starved
+
+    def _handle(self, slot: int, answer: _AnswerSlot) -> None:
+        view = self.journal.slot(slot)
+        try:
+            event = fanotify.decode(view)
+        except fanotify.EventMalformed as err:
+            answer(slot, fanotify.event_fd_of(view), err)
+            return
+        first, pages = page_run(event.offset, min(event.length, MAX_EVENT_BYTES))
+        pages = min(pages, self.device.spec.pages - first)
+        if self.touches.active:
+            self.touches.add(first, pages)
+        if pages <= 0 or self.device.ready.missing(first, pages) < 0:
+            answer(slot, event.event_fd, None)
+            return
+        self.device.counters.misses += 1
+        reply = partial(answer, slot, event.event_fd)
+        self._engine.request(Fault(self.device, first, pages, reply, time.monotonic()))
+
+    def _answer(self, slot: int, event_fd: int, error: BaseException | None) -> None:
+        self._respond(event_fd, error)
+        self._passage(CrashPoint.ANSWERED)
+        self.journal.clear(slot)
+        self._passage(CrashPoint.SLOT_CLEARED)
+        os.close(event_fd)
+        if self._starved:
+            with self._lock:
+                self._starved = False
+            self._resume()
+
+    def _answer_left_behind(self, slot: int, event_fd: int, error: BaseException | None) -> None:
+        """The number is the predecessor's: here it may name anything, so nothing is closed."""
+        self._respond(event_fd, error)
+        self.journal.clear(slot)
+        with self._lock:
+            self._left_behind -= 1
+            last = self._left_behind == 0
+        if last:
+            self._resume()
+
+    def _respond(self, event_fd: int, error: BaseException | None) -> None:
+        try:
+            if error is None:
+                fanotify.allow(self.group, event_fd)
+            else:
+                fanotify.deny(self.group, event_fd)
+        except OSError as err:
+            log.error("answer_failed", device=self.device.device_id, error=str(err))
+
+    def close(self) -> None:
+        """Close this process's copies."""
+        self.journal.close()
+        self.device.close()
+        os.close(self._journal_fd)
+        os.close(self.group)
+
+
+class _AnswerSlot(Protocol):
+    def __call__(self, slot: int, event_fd: int, error: BaseException | None, /) -> None: ...
+
+
+def _nothing() -> None:
+    return None
+
+
+class Dispatcher:
+    """The thread that reads groups. Sets may be added and removed from any thread."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._sets: dict[int, Watched] = {}
+        self._lock = threading.Lock()
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._epoll.register(self._wake_read, select.EPOLLIN)
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
+        self._thread.start()
+
+    def add(self, watched: Watched) -> None:
+        """Begin to serve a set: first what a predecessor left, then its group."""
+        with self._lock:
+            self._sets[watched.group] = watched
+            self._epoll.register(watched.group, 0)
+        watched.take_over(partial(self._resume, watched.group))
+
+    def remove(self, watched: Watched) -> None:
+        """Stop serving and close a set that nobody reads any more."""
+        with self._lock:
+            del self._sets[watched.group]
+            self._epoll.unregister(watched.group)
+            watched.close()
+
+    def _resume(self, group: int) -> None:
+        with contextlib.suppress(FileNotFoundError, ValueError):  # removed meanwhile
+            self._epoll.modify(group, select.EPOLLIN)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            for fd, _ in self._epoll.poll():
+                # The lock keeps a set from being closed while it is served.
+                with self._lock:
+                    watched = self._sets.get(fd)
+                    if watched is not None and not watched.serve():
+                        self._epoll.modify(fd, 0)
+
+    def close(self) -> None:
+        """End the thread and close every set."""
+        self._stopping = True
+        os.write(self._wake_write, b"x")
+        self._thread.join()
+        for watched in list(self._sets.values()):
+            self.remove(watched)
+        self._epoll.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)

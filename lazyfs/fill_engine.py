@@ -1,0 +1,250 @@
+"""The fill engine: faults in, verified bytes on the device, every fault answered exactly once.
+
+``request`` never blocks and does no I/O: a fault waits as a callback on the pieces that bring its
+pages (claims.py keeps that book). Demand fetches run in a pool of their own and never queue behind
+prefetch; prefetchers ``give_way`` before they take another task.
+
+Failures: what may pass (Unavailable) is tried again with backoff until ``patience_s`` after the
+first try; everything else, and what has not passed by then, fails the piece: its readers get EIO,
+one line is logged, and a later read starts from the beginning. A frame of a start bundle that
+fails sends its readers to the chunk table instead.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from hotstart.core.errors import Unavailable
+from hotstart.core.log import get_logger
+from hotstart.core.span import PAGE, Span, align_up
+from hotstart.store.chunk_table import Chunk
+from lazyfs.claims import Claims, Packs
+from lazyfs.device import Device
+from lazyfs.fault import Fault
+from lazyfs.fetcher import Fetcher
+from lazyfs.pieces import Piece, State, Task
+from lazyfs.task_pool import TaskPool
+
+log = get_logger(__name__)
+
+PATIENCE_S = 60.0
+DEMAND_THREADS = 16
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.05, 2.0
+PREFETCH_BESIDE_FAULTS = 4
+"""Prefetch tasks that may run while a fault is being fetched."""
+GIVE_WAY_S = 0.1
+
+
+class FillEngine:
+    """Fills devices. ``on_complete`` is called once for each device that misses nothing more."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        *,
+        patience_s: float = PATIENCE_S,
+        on_complete: Callable[[Device], None] | None = None,
+    ) -> None:
+        self.claims = Claims()
+        self.demand = TaskPool("demand", DEMAND_THREADS)
+        self._fetcher = fetcher
+        self._patience_s = patience_s
+        self._on_complete = on_complete
+        self._demanded = 0
+        self._prefetching = 0
+        self._calm = threading.Condition(self.claims.lock)
+
+    def request(self, fault: Fault) -> None:
+        """Answer the fault when its pages are there, now or later. Doesn't block."""
+        self.claims.hold(fault)
+        claimed, left = self.claims.join_frames(fault)
+        for task in claimed:
+            self._submit_demand(task, fault)
+        if left and fault.missing() >= 0:
+            self.demand.submit(partial(self._look_up, fault))
+        else:
+            self._release(fault)
+
+    def close(self) -> None:
+        """End the demand threads. Faults that wait stay unanswered: a successor finds them."""
+        self.demand.close()
+
+    def _look_up(self, fault: Fault) -> None:
+        """Find the chunks of a fault's absent pages and fetch those that nobody fetches."""
+        device = fault.device
+        try:
+            table = device.table()
+            spans = [Span(a * PAGE, (b - a) * PAGE) for a, b in fault.missing_runs()]
+            found = [table.between(span) for span in spans]
+        except Unavailable as err:
+            self._look_up_again(fault, err)
+        except Exception as err:  # whatever it is, the reader must be answered
+            self._fail(fault, err)
+        else:
+            for span, chunks in zip(spans, found, strict=True):
+                note_holes(device, span, chunks)
+            self._fetch_for(fault, [chunk for chunks in found for chunk in chunks], table.packs)
+            self._release(fault)
+
+    def _fetch_for(self, fault: Fault, chunks: list[Chunk], packs: Packs) -> None:
+        """Run one task in this thread and the others beside it."""
+        tasks = self.claims.join_chunks(fault, chunks, packs)
+        for task in tasks[1:]:
+            self._submit_demand(task, fault)
+        if tasks:
+            self._count_demand(tasks[0], fault)
+            self._run_demand(tasks[0])
+
+    def _look_up_again(self, fault: Fault, err: Unavailable) -> None:
+        waited_s = time.monotonic() - fault.since_s
+        if waited_s >= self._patience_s:
+            self._fail(fault, err)
+            return
+        fault.device.counters.retries += 1
+        delay_s = min(MAX_BACKOFF_S, max(FIRST_BACKOFF_S, waited_s / 2))
+        self.demand.later(delay_s, partial(self._look_up, fault))
+
+    def _submit_demand(self, task: Task, fault: Fault) -> None:
+        self._count_demand(task, fault)
+        self.demand.submit(partial(self._run_demand, task))
+
+    def _count_demand(self, task: Task, fault: Fault) -> None:
+        fault.device.counters.demand_requests += 1
+        if not task.from_bundle:
+            with self.claims.lock:
+                self._demanded += 1
+
+    def _run_demand(self, task: Task) -> None:
+        self.run(task)
+        if not task.from_bundle:
+            with self.claims.lock:
+                self._demanded -= 1
+                if self._demanded == 0:
+                    self._calm.notify_all()
+
+    def give_way(self) -> None:
+        """Let a prefetcher wait, briefly, while faults are being fetched and enough others run."""
+        with self.claims.lock:
+            if self._demanded > 0 and self._prefetching >= PREFETCH_BESIDE_FAULTS:
+                self._calm.wait(GIVE_WAY_S)
+
+    def run_prefetch(self, task: Task) -> None:
+        """Run a claimed task that nobody may be waiting for."""
+        with self.claims.lock:
+            self._prefetching += 1
+        try:
+            self.run(task)
+        finally:
+            with self.claims.lock:
+                self._prefetching -= 1
+
+    def run(self, task: Task) -> None:
+        """Fetch and fill a claimed task; tried again later, by another thread, if that may help."""
+        now = time.monotonic()
+        task.first_try_s = task.first_try_s or now
+        try:
+            view = self._fetch(task)
+        except Unavailable as err:
+            if now - task.first_try_s < self._patience_s:
+                self._run_again(task)
+            else:
+                self._end_task(task, err)
+        except Exception as err:  # whatever it is, readers must be answered
+            self._end_task(task, err)
+        else:
+            self._fill(task, view)
+
+    def _run_again(self, task: Task) -> None:
+        delay_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2**task.attempts)
+        task.attempts += 1
+        task.pieces[0].targets[0].device.counters.retries += 1
+        self.demand.later(delay_s, partial(self.run, task))
+
+    def _fetch(self, task: Task) -> memoryview:
+        view = self._fetcher.fetch(task)
+        with self.claims.lock:
+            task.pieces[0].targets[0].device.counters.requests += 1
+            for piece in task.pieces:
+                piece.targets[0].device.counters.fetched_bytes += piece.stored_length
+        return view
+
+    def _fill(self, task: Task, view: memoryview) -> None:
+        start = task.pieces[0].offset
+        first_error: BaseException | None = None
+        for piece in task.pieces:
+            try:
+                if piece.missing():
+                    stored = view[piece.offset - start : piece.end - start]
+                    self._fetcher.fill(task, piece, stored)
+            except Exception as err:  # whatever it is, readers must be answered
+                first_error = first_error or err
+                self._end_piece(task, piece, err)
+            else:
+                self._end_piece(task, piece, None)
+        self._end_task(task, first_error)
+
+    def _end_task(self, task: Task, error: BaseException | None) -> None:
+        for piece in task.pieces:
+            if piece.state is State.RUNNING:
+                self._end_piece(task, piece, error)
+        ended = self.claims.end_task(task, State.FAILED if error is not None else State.DONE)
+        if error is not None:
+            log.error("fill_failed", blob=task.blob, span=task.span, error=str(error))
+        for device in {target.device for piece in task.pieces for target in piece.targets}:
+            self.check_complete(device)
+        if ended is not None:
+            ended(task, error)
+
+    def _end_piece(self, task: Task, piece: Piece, error: BaseException | None) -> None:
+        state = State.DONE if error is None else State.FAILED
+        waiters = self.claims.end_piece(piece, state)
+        for fault in waiters:
+            if error is not None and not task.from_bundle:
+                self._fail(fault, error)
+            self._release(fault)
+
+    def _release(self, fault: Fault) -> None:
+        """One thing less to wait for; the last one answers, or looks for what is still absent."""
+        if not self.claims.release(fault):
+            return
+        if fault.missing() < 0:
+            if self.claims.settle(fault):
+                fault.device.counters.waits_ms.append((time.monotonic() - fault.since_s) * 1e3)
+                fault.answer(None)
+        else:
+            self.claims.hold(fault)
+            self.demand.submit(partial(self._look_up, fault))
+
+    def _fail(self, fault: Fault, error: BaseException) -> None:
+        if self.claims.settle(fault):
+            fault.device.counters.errors += 1
+            log.error(
+                "fault_failed", device=fault.device.device_id, page=fault.first_page, error=error
+            )
+            fault.answer(error)
+
+    def check_complete(self, device: Device) -> None:
+        """Call ``on_complete`` if the device misses nothing and nobody has been told."""
+        if device.complete or not device.all_ready():
+            return
+        with self.claims.lock:
+            first, device.complete = not device.complete, True
+        if first and self._on_complete is not None:
+            self._on_complete(device)
+
+
+def note_holes(device: Device, span: Span, chunks: Sequence[Chunk]) -> None:
+    """Mark pages of ``span`` that no chunk covers as ready: a device's holes read as zeros."""
+    position = span.offset
+    for chunk in chunks:
+        _mark_hole(device, position, min(chunk.device_offset, span.end))
+        position = max(position, align_up(chunk.device_offset + chunk.length))
+    _mark_hole(device, position, span.end)
+
+
+def _mark_hole(device: Device, start: int, end: int) -> None:
+    if end > start:
+        device.ready.set(start // PAGE, (end - start) // PAGE)

@@ -1,0 +1,54 @@
+"""Stores by URL, opened once and kept: their connections stay warm from one fill to the next.
+
+Opening takes no lock while it waits for the network of another store. Never closed before the
+process ends.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from hotstart.core.digest import Digest
+from hotstart.core.errors import HotstartError
+from hotstart.store.stack import Store, open_store
+
+WARM_CONNECTIONS = 16
+
+
+class StorePool:
+    """Opens each URL once. ``opener`` is replaced in tests."""
+
+    def __init__(self, opener: Callable[[str], Store] | None = None) -> None:
+        self._opener = opener if opener is not None else _open
+        self._lock = threading.Lock()
+        self._stores: dict[str, Store] = {}
+
+    def get(self, url: str) -> Store:
+        """Return the store at ``url``. Raises what opening it raises."""
+        store = self._stores.get(url)
+        if store is None:
+            opened = self._opener(url)
+            with self._lock:
+                store = self._stores.setdefault(url, opened)
+        return store
+
+    def warm(self, url: str, connections: int = WARM_CONNECTIONS) -> int:
+        """Open connections that later fetches use; returns how many requests were answered."""
+        nothing = Digest.of(b"")
+        blobs = self.get(url).blobs
+
+        def ask(_: int) -> bool:
+            try:
+                blobs.has(nothing)
+            except HotstartError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(connections, "warm") as pool:
+            return sum(pool.map(ask, range(connections)))
+
+
+def _open(url: str) -> Store:
+    return open_store(url, create=False)
