@@ -1,0 +1,259 @@
+"""The whole path on one machine, through the command line: build, run, look, snapshot, restore."""
+
+import json
+import signal
+import urllib.error
+
+import pytest
+
+from tests.e2e.conftest import answers, ask, eventually
+from tests.requires import requires
+
+pytestmark = [
+    pytest.mark.e2e,
+    requires("erofs", "overlay", "veth", "nft_nat", "runc", "conmon", "fuse"),
+]
+
+READY = ("--ready", "http://127.0.0.1:8000/")
+GOLDEN = {"method": "GET", "path": "/", "port": 8000, "expect": {"mode": "exact"}}
+
+
+def serve(hotstart, port, *words, name="web"):
+    return hotstart.ok(
+        "run", "server:v1", "-d", "--name", name, "-p", f"{port}:8000", *READY, *words, "--json"
+    )
+
+
+def test_life_of_a_container(hotstart, port):
+    started = serve(hotstart, port)
+    assert started.document["container"]["name"] == "web"
+    assert started.document["route"] == "cold"
+    assert started.document["ready_ms"] > 0
+    assert "unaccounted_ms" in started.document["phases"]
+    assert ask(port)["count"] == 0
+    assert ask(port, data=b"")["count"] == 1
+
+    assert hotstart.container("web")["state"] == "running"
+    assert hotstart.ok("logs", "web").out == "serving\n"
+    script = "import sys; sys.stdout.write(sys.stdin.read().upper()); sys.exit(7)"
+    ran = hotstart("exec", "web", "--", "/usr/bin/python3", "-S", "-c", script, stdin="words\n")
+    assert (ran.status, ran.out) == (7, "WORDS\n")
+
+    hotstart.ok("stop", "web")
+    assert not answers(port)
+    assert hotstart.container("web")["state"] == "stopped"
+    assert hotstart.ok("logs", "web").out == "serving\n"
+    assert int(hotstart.ok("wait", "web").out) == hotstart.container("web")["exit_status"]
+    hotstart.ok("rm", "web")
+    assert hotstart.names() == []
+    assert hotstart("logs", "web").status == 101
+
+
+def test_attached_run_passes_output_and_status_through(hotstart):
+    ran = hotstart(
+        "run", "shell:v1", "--env", "A=b", "--workdir", "/data", "--",
+        "-c", "echo out; echo err >&2; echo $A $FROM_IMAGE; pwd; exit 9",
+    )  # fmt: skip
+    assert ran.status != 9  # the arguments replace the command /bin/sh: "-c" is no program
+    ran = hotstart(
+        "run", "shell:v1", "--env", "A=b", "--workdir", "/data", "--",
+        "/bin/sh", "-c", "echo out; echo err >&2; echo $A $FROM_IMAGE; pwd; exit 9",
+    )  # fmt: skip
+    assert (ran.status, ran.out) == (9, "out\nb yes\n/data\n"), ran
+    assert "err\n" in ran.err
+
+
+def test_attached_json_is_one_document_and_has_the_exit_status(hotstart):
+    ran = hotstart("run", "shell:v1", "--json", "--", "/bin/sh", "-c", "echo words; exit 3")
+    assert ran.status == 3
+    assert ran.document["exit_status"] == 3
+    assert "words" in ran.err
+
+
+def test_an_interrupt_stops_an_attached_container(hotstart):
+    running = hotstart.start("run", "shell:v1", "--name", "sleeper", "--", "/bin/sleep", "1000")
+    eventually(lambda: "sleeper" in hotstart.names(), "the start")
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=60)
+    assert hotstart.container("sleeper")["state"] == "stopped"
+
+
+def test_volumes_users_and_limits(hotstart, scratch):
+    (scratch / "shared").mkdir()
+    (scratch / "shared" / "file").write_text("from the host")
+    ran = hotstart.ok(
+        "run", "shell:v1", "--user", "12:34", "--memory", "64m", "--cpus", "0.5",
+        "-v", f"{scratch / 'shared'}:/data:ro", "--",
+        "/bin/sh", "-c", "id -u; id -g; cat /data/file; echo x > /data/new || echo refused",
+    )  # fmt: skip
+    assert ran.out == "12\n34\nfrom the hostrefused\n"
+    assert not (scratch / "shared" / "new").exists()
+
+
+def test_a_name_in_use_is_refused_and_an_ended_one_is_reused(hotstart):
+    hotstart.ok("run", "shell:v1", "-d", "--name", "one", "--", "/bin/sleep", "1000")
+    taken = hotstart("run", "shell:v1", "-d", "--name", "one", "--", "/bin/true", "--json")
+    assert taken.status == 102
+    hotstart.ok("stop", "one", "--time", "0")
+    hotstart.ok("run", "shell:v1", "--name", "one", "--", "/bin/echo", "again")
+    assert hotstart.ok("logs", "one").out == "again\n"
+
+
+@requires("criu", "userfaultfd_events")
+def test_a_snapshot_is_restored_with_its_state(hotstart, port, scratch):
+    serve(hotstart, port)
+    for _ in range(3):
+        ask(port, data=b"")
+    before = ask(port)
+    golden = scratch / "golden.json"
+    golden.write_text(json.dumps(GOLDEN))
+    taken = hotstart.ok("snapshot", "web", "-t", "warm:v1", "--golden", golden, "--json")
+    assert taken.document["verdict"] == "rehearsed"
+    assert taken.document["stateless"] is False  # a cold start counts from 0
+    assert not answers(port)
+    hotstart.ok("verify", "warm:v1")
+
+    restored = hotstart.ok(
+        "restore", "warm:v1", "-d", "--name", "again", "-p", f"{port}:8000", "--json"
+    )
+    assert restored.document["route"] == "restore"
+    assert ask(port) == before
+    assert ask(port, data=b"")["count"] == 4
+    run = hotstart.ok("exec", "again", "--", "/usr/bin/python3", "-S", "-c", "print('inside')")
+    assert run.out == "inside\n"
+    hotstart.ok("stop", "again")
+    assert not answers(port)
+    shown = hotstart.ok("inspect", "warm:v1", "--json").document
+    assert shown["verdict"] == "rehearsed"
+    assert shown["bundle"]["stored_bytes"] > 0
+    assert hotstart.ok("trace", "warm:v1", "--json").document["memory_bytes"] > 0
+
+
+@requires("criu", "userfaultfd_events")
+def test_leave_running_leaves_it_running_and_an_empty_node_restores(hotstart, other, port):
+    serve(hotstart, port)
+    before = ask(port)
+    hotstart.ok("snapshot", "web", "-t", "left:v1", "--leave-running")
+    assert ask(port) == before
+    hotstart.ok("stop", "web")
+    foreign = other("restore", "left:v1", "-d", "-p", f"{port}:8000", "--json")
+    assert foreign.status == 104  # signed by a key that the other root does not trust
+    assert "trusted" in foreign.error["message"]
+    other.nothing_runs()
+    other.ok("restore", "left:v1", "-d", "-p", f"{port}:8000", "--trust-unsigned")
+    assert ask(port) == before
+
+
+@requires("criu", "userfaultfd_events")
+def test_a_run_uses_a_stateless_snapshot_unless_told_not_to(hotstart, port):
+    serve(hotstart, port)
+    hotstart.ok("snapshot", "web", "-t", "quick:v1", "--stateless")
+    again = serve(hotstart, port, name="again")
+    assert again.document["route"] == "restore"
+    assert ask(port)["count"] == 0
+    hotstart.ok("stop", "again")
+    cold = serve(hotstart, port, "--no-snapshot", name="cold")
+    assert cold.document["route"] == "cold"
+    hotstart.ok("stop", "cold")
+    other_words = serve(hotstart, port, "--env", "X=y", name="other")
+    assert other_words.document["route"] == "cold"
+
+
+def test_containers_outlive_the_agent(hotstart, port):
+    serve(hotstart, port)
+    ask(port, data=b"")
+    hotstart.ok("agent", "stop")
+    assert hotstart("agent", "status").status == 103
+    assert ask(port)["count"] == 1
+    adopted = hotstart.ok("ps", "--json")
+    assert "started the agent" in adopted.err
+    assert hotstart.container("web")["state"] == "running"
+    assert hotstart.ok("exec", "web", "--", "/usr/bin/python3", "-S", "-c", "print(1)").out == "1\n"
+    hotstart.ok("stop", "web")
+    assert not answers(port)
+
+
+def test_a_container_that_ends_while_no_agent_runs_keeps_its_status(hotstart):
+    hotstart.ok("run", "shell:v1", "-d", "--name", "brief", "--",
+                "/bin/sh", "-c", "while [ ! -e /data/end ]; do sleep 0.05; done; exit 5")  # fmt: skip
+    hotstart.ok("exec", "brief", "--", "/bin/true")
+    pid = hotstart.container("brief")["pid"]
+    hotstart.ok("agent", "stop")
+    upper = hotstart.root / "containers" / "brief" / "rootfs" / "data" / "end"
+    upper.write_text("")
+    eventually(lambda: not _alive(pid), "the end of the container")
+    assert hotstart.ok("wait", "brief").out == "5\n"
+
+
+def _alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_stop_all_ends_everything(hotstart, port, scratch):
+    serve(hotstart, port)
+    (scratch / "mnt").mkdir()
+    hotstart.ok("mount", "shell:v1", scratch / "mnt")
+    ended = hotstart.ok("agent", "stop", "--all", "--json").document
+    assert ended["stopped_containers"] == 1
+    assert not answers(port)
+    assert not (scratch / "mnt").is_mount()
+    assert hotstart("agent", "status").status == 103
+
+
+def test_two_roots_live_side_by_side(hotstart, other, port):
+    serve(hotstart, port)
+    second = other("run", "server:v1", "-d", "-p", f"{port}:8000", "--json")
+    assert second.status == 102  # the port is in use by the other root
+    assert other.names() == []
+    other.ok("agent", "stop", "--all")
+    assert ask(port)["count"] == 0
+
+
+@pytest.mark.parametrize("filler", ["fanotify", "fuse"])
+def test_mounts_show_files_and_come_back_after_a_restart(hotstart, scratch, filler):
+    if filler == "fanotify":
+        pytest.importorskip("hotstart.kernel.fanotify")
+    target = scratch / "mnt"
+    target.mkdir()
+    hotstart.ok("agent", "start", "--filler", filler)
+    hotstart.ok("mount", "shell:v1", target)
+    assert (target / "bin/busybox").read_bytes() == open("/bin/busybox", "rb").read()
+    (row,) = hotstart.ok("mounts", "--json").document["mounts"]
+    assert (row["target"], row["filler"]) == (str(target), filler)
+    assert hotstart("mount", "shell:v1", target).status == 102
+    hotstart.ok("agent", "stop")
+    assert (target / "bin/busybox").stat().st_size > 0
+    hotstart.ok("agent", "start", "--filler", filler)
+    hotstart.ok("umount", target)
+    assert not target.is_mount()
+    assert hotstart("umount", target).status == 101
+
+
+def test_a_pulled_image_starts_without_its_store(hotstart, library):
+    pulled = hotstart.ok("pull", "shell:v1", "--json").document
+    assert pulled["fetched_bytes"] > 0
+    assert hotstart.ok("pull", "shell:v1", "--json").document["fetched_bytes"] == 0
+
+
+def test_logs_follow_until_the_end(hotstart):
+    hotstart.ok("run", "shell:v1", "-d", "--name", "talker", "--",
+                "/bin/sh", "-c", "for i in 1 2 3; do echo $i; sleep 0.2; done")  # fmt: skip
+    assert hotstart.ok("logs", "talker", "-f").out == "1\n2\n3\n"
+    assert hotstart.ok("logs", "talker", "--tail", "1").out == "3\n"
+
+
+def test_a_container_reaches_out_and_is_reached_only_where_published(hotstart, port):
+    serve(hotstart, port)
+    with pytest.raises(urllib.error.HTTPError):
+        ask(port, "/no-such-method", data=None) if False else _put(port)
+
+
+def _put(port):
+    import urllib.request
+
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/", method="PUT")
+    urllib.request.urlopen(request, timeout=10)
