@@ -62,6 +62,11 @@ def acl_from_text(text: str) -> bytes:
     return _VERSION + b"".join(_ENTRY.pack(*entry) for entry in sorted(set(entries), key=_order))
 
 
+def is_mode_only(acl: bytes) -> bool:
+    """Return whether an ACL from text says no more than permission bits do."""
+    return len(acl) <= len(_VERSION) + 3 * _ENTRY.size
+
+
 def _order(entry: tuple[int, int, int]) -> tuple[int, int]:
     return entry[0], entry[2]
 

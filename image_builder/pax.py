@@ -13,7 +13,7 @@ import binascii
 from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
-from image_builder.attributes import ACL_ACCESS, ACL_DEFAULT, acl_from_text, is_kept
+from image_builder.attributes import ACL_ACCESS, ACL_DEFAULT, acl_from_text, is_kept, is_mode_only
 from image_builder.tar_headers import parse_pax, pax_number, pax_time_ns
 
 _ACLS = {"SCHILY.acl.access": ACL_ACCESS, "SCHILY.acl.default": ACL_DEFAULT}
@@ -86,7 +86,10 @@ class Records:
                 name = unquote_to_bytes(key.removeprefix(_LIBARCHIVE).encode(*_BYTES))
                 found.setdefault(name, _base64(value))
             elif key in _ACLS and value:
-                found[_ACLS[key]] = acl_from_text(value.decode("utf-8", "replace"))
+                acl = acl_from_text(value.decode("utf-8", "replace"))
+                # GNU tar writes the mode as an access ACL too; the kernel keeps none for it.
+                if _ACLS[key] != ACL_ACCESS or not is_mode_only(acl):
+                    found[_ACLS[key]] = acl
         for key, value in self.all:
             if key.startswith(_STAR):
                 found[key.removeprefix(_STAR).encode(*_BYTES)] = value

@@ -137,6 +137,7 @@ def _map_in_data(
             if count > MAX_PARTS:
                 raise ValueError(f"a sparse file has more than {MAX_PARTS} parts")
             wanted = 1 + 2 * count
-        if len(rest) > 32:
+        is_short = wanted is None or len(lines) < wanted
+        if is_short and len(rest) > 32:
             raise ValueError("a sparse file's map holds something that is not a number")
     return _as_parts([pax_number(line, "sparse map") for line in lines[1:wanted]]), used

@@ -1,0 +1,211 @@
+"""Every kind of source gives its image; a wrong one gives a sentence, and nothing is published."""
+
+import gzip
+import json
+import os
+import tarfile
+
+import pytest
+
+from hotstart.core.digest import DigestMismatch
+from hotstart.core.errors import IntegrityError, UserError
+from hotstart.core.run import run
+from image_builder.build import build
+from image_builder.errors import LimitExceeded, SourceInvalid
+from image_builder.limits import Limits
+from image_builder.options import BuildOptions
+from tests.fakes.built_images import described, mounted
+from tests.fakes.memory_store import memory_store
+from tests.image_builder.archives import (
+    Layout,
+    directory,
+    docker_archive,
+    layer,
+    link,
+    member,
+)
+from tests.image_builder.rich_tree import make_rich_tree
+
+LAYERS = [
+    layer(directory("bin"), member("bin/app", content=b"old" * 5000), member("gone")),
+    layer(member("bin/app", content=b"new" * 5000), member(".wh.gone"), link("app", "bin/app")),
+]
+CONFIG = {"Entrypoint": ["/bin/app"], "Cmd": ["serve"], "Env": ["A=1"], "WorkingDir": "/srv"}
+
+
+def publish(source, store=None, **options):
+    store = store or memory_store()
+    return build(str(source), store, reference="app:1", options=BuildOptions(**options))
+
+
+def config_of(result, store):
+    return json.loads(bytes(store.blobs.read(result.manifest.config.digest)))["config"]
+
+
+@pytest.fixture(params=["plain", "gzip", "zstd"])
+def layout(request):
+    made = Layout()
+    return made.index(made.image(LAYERS, CONFIG, how=request.param))
+
+
+def test_a_layout_an_archive_of_it_and_a_docker_archive_give_the_same_image(layout, tmp_path):
+    results = [
+        publish(f"oci:{layout.write(tmp_path / 'layout')}"),
+        publish(f"oci-archive:{layout.archive(tmp_path / 'image.tar')}"),
+        publish(f"docker-archive:{docker_archive(tmp_path / 'docker.tar', LAYERS, CONFIG)}"),
+    ]
+    assert len({result.descriptor.digest for result in results}) == 1
+
+
+def test_a_docker_archive_may_be_compressed_as_a_whole(tmp_path):
+    plain = docker_archive(tmp_path / "docker.tar", LAYERS, CONFIG)
+    packed = tmp_path / "docker.tar.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    first, second = publish(f"docker-archive:{plain}"), publish(f"docker-archive:{packed}")
+    assert first.descriptor == second.descriptor
+
+
+def test_the_config_is_the_archives_under_the_options(layout, tmp_path):
+    store = memory_store()
+    source = f"oci:{layout.write(tmp_path / 'layout')}"
+    assert config_of(publish(source, store), store) == CONFIG | {
+        "Env": ["A=1", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+    }
+    changed = publish(source, store, command=("x", ""), environment=("A=2", "PATH=/b"), user="7")
+    assert config_of(changed, store) == {
+        "Cmd": ["x", ""],
+        "Env": ["A=2", "PATH=/b"],
+        "WorkingDir": "/srv",
+        "User": "7",
+    }
+
+
+def test_the_platform_is_chosen_from_an_index(tmp_path):
+    made = Layout()
+    arm = made.image(LAYERS[:1], platform={"os": "linux", "architecture": "arm64"})
+    amd = made.image(LAYERS, platform={"os": "linux", "architecture": "amd64"})
+    note = made.image([], platform={"os": "unknown", "architecture": "unknown"})
+    inner = made.blob(json.dumps({"manifests": [note, arm, amd]}).encode())
+    source = f"oci:{made.index(inner).write(tmp_path / 'layout')}"
+    both = publish(source, platform="linux/amd64"), publish(source, platform="linux/arm64")
+    assert both[0].descriptor != both[1].descriptor
+    with pytest.raises(SourceInvalid, match="no image for linux/riscv64; there is: linux/amd64"):
+        publish(source, platform="linux/riscv64")
+
+
+def test_one_of_several_images_is_chosen_by_name(tmp_path):
+    made = Layout()
+    named = "org.opencontainers.image.ref.name"
+    made.index(
+        made.image(LAYERS[:1], annotations={named: "one"}),
+        made.image(LAYERS, annotations={named: "two"}),
+    )
+    path = made.write(tmp_path / "layout")
+    with pytest.raises(SourceInvalid, match="several images: one, two"):
+        publish(f"oci:{path}")
+    assert publish(f"oci:{path}:two").stats.files == 1
+    with pytest.raises(SourceInvalid, match="no image named 'three'"):
+        publish(f"oci:{path}:three")
+
+
+@pytest.mark.kernel
+def test_gnu_tar_of_everything_mounts_as_its_directory(tmp_path):
+    tree = make_rich_tree(tmp_path / "tree")
+    (tree / "socket").unlink()  # tar has no sockets
+    (tree / "long-link").unlink()  # GNU tar keeps no attributes of links
+    archive = tmp_path / "layer.tar"
+    flags = ["--format=pax", "-S", "--xattrs", "--xattrs-include=*", "--acls"]
+    run(["tar", *flags, "-C", str(tree), "-cf", str(archive), "."])
+    made = Layout()
+    made.index(made.image([archive.read_bytes()]))
+    store = memory_store()
+    result = publish(f"oci:{made.write(tmp_path / 'layout')}", store)
+    with mounted(result.manifest, store, tmp_path / "image") as root:
+        assert described(root) == described(tree)
+
+
+def damaged(made, tmp_path, change):
+    path = made.write(tmp_path / "layout")
+    change(path)
+    return f"oci:{path}"
+
+
+def flip_largest(path):
+    blob = max((path / "blobs/sha256").iterdir(), key=lambda p: p.stat().st_size)
+    content = bytearray(blob.read_bytes())
+    content[len(content) // 2] ^= 1
+    blob.write_bytes(content)
+
+
+def shorten_largest(path):
+    blob = max((path / "blobs/sha256").iterdir(), key=lambda p: p.stat().st_size)
+    os.truncate(blob, blob.stat().st_size // 2)
+
+
+def remove_largest(path):
+    max((path / "blobs/sha256").iterdir(), key=lambda p: p.stat().st_size).unlink()
+
+
+@pytest.mark.parametrize("change", [flip_largest, shorten_largest, remove_largest])
+def test_a_damaged_blob_is_found_and_nothing_is_published(layout, tmp_path, change):
+    store = memory_store()
+    with pytest.raises((IntegrityError, UserError)):
+        publish(damaged(layout, tmp_path, change), store)
+    assert list(store.references.names()) == []
+
+
+def test_a_layer_that_is_not_the_one_of_the_config_is_refused(tmp_path):
+    archive = docker_archive(tmp_path / "docker.tar", LAYERS)
+    content = archive.read_bytes()
+    archive.write_bytes(content.replace(b"newnew", b"evilev"))
+    with pytest.raises(DigestMismatch):
+        publish(f"docker-archive:{archive}")
+
+
+def test_a_gzip_bomb_ends_at_the_limit(tmp_path):
+    made = Layout()
+    bomb = layer(member("zeros", content=bytes(32 << 20)))
+    made.index(made.image([bomb]))
+    with pytest.raises(LimitExceeded, match="unpacked size"):
+        publish(f"oci:{made.write(tmp_path / 'layout')}", limits=Limits(layer_size=8 << 20))
+
+
+@pytest.mark.parametrize("how", ["gzip", "zstd"])
+def test_a_compressed_stream_that_ends_too_early_is_refused(tmp_path, how):
+    archive = docker_archive(tmp_path / "docker.tar", LAYERS, how=how)
+    with tarfile.open(archive) as tar:
+        content = tar.extractfile("0/layer.tar").read()
+    cut = archive.read_bytes().replace(content, content[:-30] + bytes(30))
+    archive.write_bytes(cut)
+    with pytest.raises((UserError, IntegrityError)):
+        publish(f"docker-archive:{archive}")
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("nowhere", "no such source"),
+        ("file", "neither a directory nor a named kind of archive"),
+        ("oci:nowhere", "not a directory with an OCI layout"),
+        ("oci-archive:nowhere", "no such archive file"),
+        ("oci-archive:file", "not a tar archive|truncated"),
+        ("docker-archive:tar", "no manifest.json"),
+        ("oci:", "no path after the colon"),
+    ],
+)
+def test_what_is_no_source_is_refused_with_a_sentence(tmp_path, monkeypatch, source, problem):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_bytes(b"text " * 300)
+    (tmp_path / "tar").write_bytes(layer(member("a")))
+    with pytest.raises(UserError, match=problem):
+        publish(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("index.json", b"[1]"), ("index.json", b"\xff"), ("index.json", b'{"manifests":[{}]}')],
+)
+def test_documents_of_a_wrong_shape_are_refused(layout, tmp_path, name, content):
+    layout.files[name] = content
+    with pytest.raises(SourceInvalid):
+        publish(f"oci:{layout.write(tmp_path / 'layout')}")
