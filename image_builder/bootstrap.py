@@ -159,8 +159,7 @@ class _Writer:
             prefix = directory.path + b"/" if directory.path else b""
             for name in sorted(directory.node.children):
                 child = directory.node.children[name]
-                if not name or len(name) > MAX_NAME or b"/" in name or name in (b".", b".."):
-                    raise NotRepresentable(prefix + name, f"a name of {len(name)} bytes")
+                _check_name(prefix, name)
                 known = self._by_node.get(id(child))
                 if known is not None:
                     known.links += 1
@@ -292,6 +291,11 @@ class _Writer:
         uuid = hashlib.sha256(image).digest()[:16]
         put(uuid, 0)
         put(uuid, checksum(image))
+
+
+def _check_name(prefix: bytes, name: bytes) -> None:
+    if not 0 < len(name) <= MAX_NAME or set(name) & set(b"/\0") or name in (b".", b".."):
+        raise NotRepresentable(prefix + name, f"a name of {len(name)} bytes that no file can have")
 
 
 def _pack_index(position: int | None) -> bytes:
