@@ -19,7 +19,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -93,7 +93,7 @@ def read_log(
     reader = _Reader(directory)
     try:
         existing = reader.drain()
-        yield from deque(existing, maxlen=tail) if tail else existing
+        yield from _tail(existing, tail) if tail else existing
         while follow is not None:
             going = follow()  # asked before reading, so that the last lines are not missed
             lines = list(reader.drain())
@@ -108,8 +108,26 @@ def read_log(
 
 def last_lines(directory: ContainerDirectory, count: int = 10) -> list[str]:
     """Return the container's last lines as text, for error messages."""
-    lines = (line.data.decode(errors="replace").rstrip("\n") for line in read_log(directory))
-    return list(deque(lines, maxlen=count))
+    whole: deque[str] = deque(maxlen=count)
+    parts: dict[str, bytes] = {}
+    for line in read_log(directory, tail=count):
+        parts[line.stream] = parts.get(line.stream, b"") + line.data
+        if line.data.endswith(b"\n"):
+            whole.append(parts.pop(line.stream)[:-1].decode(errors="replace"))
+    whole.extend(rest.decode(errors="replace") for rest in parts.values())
+    return list(whole)
+
+
+def _tail(entries: Iterable[LogLine], count: int) -> deque[LogLine]:
+    """Return the entries of the last ``count`` lines; conmon cuts long ones into several."""
+    kept: deque[LogLine] = deque()
+    ends = 0
+    for entry in entries:
+        kept.append(entry)
+        ends += entry.data.endswith(b"\n")
+        while ends > count:
+            ends -= kept.popleft().data.endswith(b"\n")
+    return kept
 
 
 class _Reader:

@@ -1,0 +1,112 @@
+"""Traces of first starts: found in the store, recorded through a mount's marks, saved again.
+
+A trace lies in the store under the reserved reference of its image. It is a help, never a need:
+one that is missing, damaged or of another image counts as none, and one that cannot be saved is
+logged.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from hotstart.core.errors import HotstartError, IntegrityError, NotFound
+from hotstart.core.log import get_logger
+from hotstart.store import media_types
+from hotstart.store.descriptor import Descriptor
+from hotstart.store.references import ReferenceName
+from hotstart.store.stack import Store
+from hotstart.store.trace import Trace
+from runtime.loaded_image import LoadedImage
+
+log = get_logger(__name__)
+
+_FIRST_SECONDS = 10.0
+"""How long a container that never says it is ready is taken to be starting."""
+
+
+class Recorder(Protocol):
+    """What is used of ``FillClient``: notes first touches of an image that keeps its marks."""
+
+    def record_start(self, name: str) -> None:
+        """Begin to note what is touched of the mounted image ``name`` (its manifest in hex)."""
+
+    def record_stop(self, name: str) -> Trace:
+        """End the recording and return it."""
+
+
+def find_trace(store: Store, image: LoadedImage) -> Trace | None:
+    """Return the trace recorded for this image, or None."""
+    try:
+        target = store.references.get(ReferenceName.trace_of(image.digest)).target
+        trace = Trace.decode(bytes(store.blobs.read(target.digest)))
+    except NotFound:
+        return None
+    except IntegrityError as err:
+        log.warning("trace_unusable", image=image.reference, error=err)
+        return None
+    known = {device.device_id for device in image.manifest.devices}
+    return trace if trace.spans and known.issuperset(trace.device_ids) else None
+
+
+def save_trace(store: Store, image: LoadedImage, trace: Trace) -> bool:
+    """Publish a trace; returns whether it could be. The first one saved stays."""
+    content = trace.encode()
+    descriptor = Descriptor.of(media_types.TRACE, content)
+    try:
+        store.blobs.put(descriptor.digest, content)
+        store.references.swap(ReferenceName.trace_of(image.digest), descriptor, None)
+    except HotstartError as err:
+        log.warning("trace_not_saved", image=image.reference, error=err)
+        return False
+    log.info("trace_saved", image=image.reference, spans=len(trace.spans), pages=trace.pages)
+    return True
+
+
+class TraceRecording:
+    """One recording of one start; ends once, by ``finish`` or by ``abandon``."""
+
+    def __init__(self, recorder: Recorder, image: LoadedImage) -> None:
+        self._recorder = recorder
+        self._image = image
+        self._name = image.digest.hex
+        self._lock = threading.Lock()
+        self._running = False
+
+    def start(self) -> None:
+        """Begin; raises what the recorder does."""
+        self._recorder.record_start(self._name)
+        self._running = True
+
+    def finish(self, store: Store) -> bool:
+        """End and save what was touched; returns whether something was saved."""
+        trace = self._stop()
+        return bool(trace is not None and trace.spans and save_trace(store, self._image, trace))
+
+    def finish_later(self, store: Store, ended: Callable[[float], bool]) -> None:
+        """Save in the background what a container without a probe touches at first.
+
+        ``ended`` waits for so many seconds and tells whether the container has ended.
+        """
+
+        def run() -> None:
+            ended(_FIRST_SECONDS)
+            self.finish(store)
+
+        threading.Thread(target=run, name="trace-recording", daemon=True).start()
+
+    def abandon(self) -> None:
+        """End and forget. Idempotent."""
+        self._stop()
+
+    def _stop(self) -> Trace | None:
+        with self._lock:
+            running, self._running = self._running, False
+        if not running:
+            return None
+        try:
+            return self._recorder.record_stop(self._name)
+        except HotstartError as err:
+            log.warning("recording_lost", image=self._image.reference, error=err)
+            return None

@@ -1,0 +1,52 @@
+"""A network pool and one small root file system for the runtime tests that make containers."""
+
+import secrets
+from contextlib import contextmanager
+
+import pytest
+
+from hotstart.kernel.cgroup import Group
+from runtime.container_spec import ContainerSpec
+from runtime.links import root_id
+from runtime.network import NetworkPool
+from tests.runtime.small_container import make_rootfs, started
+
+
+@pytest.fixture
+def container_root(tmp_path):
+    yield tmp_path
+    assert Group.named(f"/hotstart-{root_id(tmp_path)}").remove()
+
+
+@pytest.fixture
+def pool(container_root):
+    pool = NetworkPool(container_root, spare=0)
+    yield pool
+    pool.close(remove=True)
+
+
+@pytest.fixture(scope="session")
+def lower(tmp_path_factory):
+    return make_rootfs(tmp_path_factory.mktemp("lower"))
+
+
+@pytest.fixture
+def start(container_root, pool, lower):
+    """Return a context manager that starts ``sh -c SCRIPT`` with the fields of a spec."""
+
+    @contextmanager
+    def start(script, *, log_max_bytes=None, **fields):
+        name = fields.pop("name", f"small-{secrets.token_hex(3)}")
+        argv = ("sh", "-c", script) if isinstance(script, str) else tuple(script)
+        spec = ContainerSpec(name=name, argv=argv, **fields)
+        network = pool.acquire()
+        try:
+            network = pool.publish(network, spec.ports)
+            with started(
+                container_root, lower, network, spec, log_max_bytes=log_max_bytes
+            ) as container:
+                yield container
+        finally:
+            pool.release(network)
+
+    return start

@@ -1,0 +1,72 @@
+"""Real containers from a root file system of one static program, for the tests of runtime."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hotstart.kernel.cgroup import Group
+from runtime.bundle import exec_process, write_bundle
+from runtime.conmon import Conmon
+from runtime.container_directory import ContainerDirectory
+from runtime.container_spec import ContainerSpec
+from runtime.containers import tear_down
+from runtime.dev_shm import mount_dev_shm
+from runtime.execution import execute
+from runtime.links import Network, root_id
+from runtime.rootfs import mount_rootfs, write_host_files
+from runtime.runc import Programs, Runc
+
+IMAGE_CONFIG = {"config": {"Env": ["PATH=/bin", "FROM=image"], "WorkingDir": "/work"}}
+
+
+def make_rootfs(path: Path) -> Path:
+    """Make a root file system out of the host's static busybox."""
+    path.chmod(0o755)
+    for name in ("bin", "etc", "proc", "sys", "dev", "tmp", "work"):
+        (path / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", path / "bin" / "busybox")
+    for applet in ("sh", "cat", "sleep", "id", "ls", "nc", "httpd", "head", "dd", "mount", "env"):
+        (path / "bin" / applet).symlink_to("busybox")
+    (path / "etc" / "passwd").write_text("root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n")
+    (path / "etc" / "group").write_text("root:x:0:\nwww:x:34:\nextra:x:77:web\n")
+    return path
+
+
+@dataclass
+class SmallContainer:
+    """A started container."""
+
+    directory: ContainerDirectory
+    runc: Runc
+    group: Group
+    network: Network
+    pid: int
+
+    def exec(self, *argv: str, stdin: bytes = b"", timeout_s: float = 30.0, **changes):
+        """Run a program inside to its end."""
+        process = exec_process(self.directory, argv, **changes)
+        with execute(self.directory, self.runc, process) as execution:
+            return execution.communicate(stdin, timeout_s)
+
+
+@contextmanager
+def started(root: Path, lower: Path, network: Network, spec: ContainerSpec, *, log_max_bytes=None):
+    """Create and start a container; everything of it is gone at the end but its directory."""
+    programs = Programs.find()
+    directory = ContainerDirectory.of(root, spec.name)
+    with ExitStack() as undo:
+        directory.create()
+        group = Group.named(f"/hotstart-{root_id(root)}").child(spec.name)
+        runc = Runc(programs, directory)
+        undo.callback(tear_down, directory, runc, group)
+        mount_rootfs([lower], directory.upper, directory.work, directory.rootfs)
+        write_host_files(directory.rootfs, spec.hostname or spec.name, "")
+        mount_dev_shm(directory.dev, directory.shm)
+        write_bundle(directory, spec, IMAGE_CONFIG, netns=network.path, cgroup=group.path)
+        limit = {} if log_max_bytes is None else {"log_max_bytes": log_max_bytes}
+        pid = Conmon(programs, directory, **limit).create()
+        runc.start()
+        yield SmallContainer(directory, runc, group, network, pid)
