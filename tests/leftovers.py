@@ -93,7 +93,10 @@ def _descendants() -> dict[int, str]:
     found = {}
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            found[process.pid] = " ".join(process.cmdline())[:200] or process.name()
+            words = " ".join(process.cmdline())[:200] or process.name()
+            # Python's own helper stays as long as the process that has used multiprocessing.
+            if "multiprocessing.resource_tracker" not in words:
+                found[process.pid] = words
     return found
 
 
