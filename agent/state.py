@@ -1,9 +1,9 @@
 """ROOT/state.db: what the agent must know after a restart and the kernel cannot tell.
 
 SQLite in WAL mode with synchronous=FULL: a row is there after power loss once its call returned.
-Held are the mounts that a person asked for, with what is needed to mount them again, and how each
-container was started. Whether a process runs, where its files are and what is mounted *now* is
-read from the kernel and from ROOT/containers, never from here.
+Held are the mounts that a person asked for, and a record of each container: what it was asked to
+be, what it owns (network, image mounts, page session), how it ended. Whether a process runs and
+what is mounted *now* is read from the kernel and from ROOT/containers, never from here.
 
 One connection, used under a lock by any thread; closed with ``close``. A database written by a
 newer program is refused by name.
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.records import ContainerRecord
 from hotstart.core.errors import Conflict, Unsupported
 
 VERSION = 1
@@ -29,10 +30,7 @@ CREATE TABLE mounts (
     target TEXT PRIMARY KEY, reference TEXT NOT NULL, digest TEXT NOT NULL,
     filler TEXT NOT NULL, read_ahead_kib INTEGER NOT NULL, spec TEXT NOT NULL
 ) STRICT;
-CREATE TABLE starts (
-    container TEXT PRIMARY KEY, store_url TEXT NOT NULL, reference TEXT NOT NULL,
-    digest TEXT NOT NULL, route TEXT NOT NULL, details TEXT NOT NULL
-) STRICT;
+CREATE TABLE containers (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
 """
 
 
@@ -50,18 +48,6 @@ class MountRow:
     filler: str
     read_ahead_kib: int
     spec: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class StartRow:
-    """How a container was started; ``details`` is what its owner needs to let go of it."""
-
-    container: str
-    store_url: str
-    reference: str
-    digest: str
-    route: str
-    details: dict[str, Any]
 
 
 class State:
@@ -108,31 +94,22 @@ class State:
             rows = cursor.execute("SELECT * FROM mounts ORDER BY target").fetchall()
         return [MountRow(t, r, d, f, ahead, json.loads(spec)) for t, r, d, f, ahead, spec in rows]
 
-    def put_start(self, row: StartRow) -> None:
-        """Remember how a container was started, in place of an earlier one of its name."""
-        values = (
-            row.container,
-            row.store_url,
-            row.reference,
-            row.digest,
-            row.route,
-            json.dumps(row.details),
-        )
+    def put_container(self, record: ContainerRecord) -> None:
+        """Remember a container, in place of what was known of its name."""
+        values = (record.name, json.dumps(record.to_json()))
         with self._transaction() as cursor:
-            cursor.execute("INSERT OR REPLACE INTO starts VALUES (?, ?, ?, ?, ?, ?)", values)
+            cursor.execute("INSERT OR REPLACE INTO containers VALUES (?, ?)", values)
 
-    def drop_start(self, container: str) -> None:
+    def drop_container(self, name: str) -> None:
         """Forget a container. Idempotent."""
         with self._transaction() as cursor:
-            cursor.execute("DELETE FROM starts WHERE container = ?", (container,))
+            cursor.execute("DELETE FROM containers WHERE name = ?", (name,))
 
-    def starts(self) -> dict[str, StartRow]:
-        """Return how each container was started, by its name."""
+    def containers(self) -> dict[str, ContainerRecord]:
+        """Return every container by its name."""
         with self._transaction() as cursor:
-            rows = cursor.execute("SELECT * FROM starts ORDER BY container").fetchall()
-        return {
-            n: StartRow(n, url, r, d, way, json.loads(more)) for n, url, r, d, way, more in rows
-        }
+            rows = cursor.execute("SELECT * FROM containers ORDER BY name").fetchall()
+        return {name: ContainerRecord.from_json(json.loads(record)) for name, record in rows}
 
     def _prepare(self, path: Path) -> None:
         self._connection.execute("PRAGMA journal_mode = WAL").fetchone()

@@ -2,7 +2,8 @@
 
 A name is ``repository[:tag]``: components of lower-case letters, digits and single ``. _ -``
 between them, joined by ``/``; the tag defaults to ``latest``. Names below ``hotstart.trace/``
-are reserved: they hold recorded traces and are not images.
+(recorded traces) and ``hotstart.snapshot/`` (stateless snapshots that a run may use) are reserved:
+no user gives them.
 
 The stored document is canonical JSON ``{"name", "target", "version": 1}`` (docs/formats).
 """
@@ -23,6 +24,7 @@ from hotstart.store.json_document import parse_object
 
 VERSION = 1
 TRACE_PREFIX = "hotstart.trace/"
+SNAPSHOT_PREFIX = "hotstart.snapshot/"
 MAX_REPOSITORY = 200
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
@@ -94,10 +96,18 @@ class ReferenceName:
         """Return the reserved name of the trace recorded for the image ``manifest``."""
         return cls(f"{TRACE_PREFIX}{manifest.hex}")
 
+    @classmethod
+    def stateless_of(cls, image: Digest, start: Digest) -> ReferenceName:
+        """Return the reserved name of the stateless snapshot of ``image`` started as ``start``.
+
+        ``start`` is the digest of what was started: argv, environment, and the like.
+        """
+        return cls(f"{SNAPSHOT_PREFIX}{image.hex}/{start.hex}")
+
     @property
     def is_reserved(self) -> bool:
         """Whether the name is one of ours and not a user's image."""
-        return self.repository.startswith(TRACE_PREFIX)
+        return self.repository.startswith((TRACE_PREFIX, SNAPSHOT_PREFIX))
 
     def __str__(self) -> str:
         return f"{self.repository}:{self.tag}"

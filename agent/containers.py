@@ -1,0 +1,317 @@
+"""The containers of one root: reserved, running, ended; adopted after a restart.
+
+What a container owns (network, image mounts, page session) is in its record before it counts as
+running, so whoever comes later can let go of it. One thread waits for each running container; when
+it ends, that thread lets go of everything, writes the record and wakes whoever waits. ``close``
+ends the threads and leaves containers as they are.
+
+A name is free when its container has ended: its directory, log and status go when the name is
+used again. Locking: the table's lock is held for look-ups only, never while something blocks.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from agent.records import ContainerRecord
+from agent.state import State
+from agent.values import ContainerView
+from hotstart.core.errors import Conflict, HotstartError, NotFound
+from hotstart.core.log import get_logger
+from hotstart.kernel.cgroup import Group
+from runtime import containers as life
+from runtime.container_directory import ContainerDirectory
+from runtime.containers import ContainerStatus
+from runtime.image_access import Images, Mounted
+from runtime.logs import LogKeeper
+from runtime.network import NetworkPool
+from runtime.runc import Programs, Runc
+from snapshotter.condemn import failure_of
+
+log = get_logger(__name__)
+
+OUT_OF_MEMORY = "out of memory: it reached its memory limit"
+
+
+class PageSessions(Protocol):
+    """What is used of the page client."""
+
+    def close(self, session: str, *, force: bool = False) -> None:
+        """Forget a session."""
+
+
+class NoSuchContainer(NotFound):
+    """No container of this root has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no container {name}", "see hotstart ps")
+
+
+class NameTaken(Conflict):
+    """A container of this name is there and has not ended."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"a container {name} runs already", "stop it, or choose another --name")
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What containers use and the node owns."""
+
+    root: Path
+    state: State
+    programs: Programs
+    images: Images
+    networks: NetworkPool
+    pages: PageSessions
+    cgroup_parent: Group
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One container in the table. ``finished`` is set once everything of it is let go."""
+
+    record: ContainerRecord
+    directory: ContainerDirectory
+    mounted: tuple[Mounted, ...] = ()
+    finished: threading.Event = field(default_factory=threading.Event)
+    watcher: threading.Thread | None = None
+
+
+class Containers:
+    """Every container of one root."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._lock = threading.Lock()
+        self._entries: dict[str, _Entry] = {}
+        self._closing = threading.Event()
+        self._logs = LogKeeper()
+
+    def adopt(self) -> None:
+        """Take up what an earlier agent left: watch what runs, finish what ended, undo the rest."""
+        for record in self._tools.state.containers().values():
+            entry = _Entry(record, ContainerDirectory.of(self._tools.root, record.name))
+            try:
+                self._adopt(entry)
+            except (HotstartError, OSError) as err:
+                log.warning("container_not_adopted", container=record.name, reason=err)
+
+    def _adopt(self, entry: _Entry) -> None:
+        record = entry.record
+        if record.stage == "starting":
+            log.warning("half_made_container", container=record.name)
+            self._discard(entry)
+            return
+        self._entries[record.name] = entry
+        if record.stage == "ended":
+            entry.finished.set()
+            return
+        if life.status(entry.directory).state == "running":
+            entry.mounted = tuple(
+                self._tools.images.mount(held.spec, read_ahead_kib=held.read_ahead_kib)
+                for held in record.mounts
+            )
+        self._watch(entry)
+
+    @contextmanager
+    def starting(self, record: ContainerRecord) -> Iterator[Start]:
+        """Reserve the name and the directory for the block; without a commit all is undone.
+
+        Raises NameTaken.
+        """
+        entry = _Entry(record, ContainerDirectory.of(self._tools.root, record.name))
+        self._reserve(entry)
+        start = Start(self, entry)
+        try:
+            entry.directory.remove()
+            entry.directory.create()
+            yield start
+        finally:
+            if not start.committed:
+                with self._lock:
+                    self._entries.pop(record.name, None)
+                self._discard(entry)
+
+    def _reserve(self, entry: _Entry) -> None:
+        with self._lock:
+            there = self._entries.get(entry.record.name)
+            if there is not None and not there.finished.is_set():
+                raise NameTaken(entry.record.name)
+            self._tools.state.put_container(entry.record)
+            self._entries[entry.record.name] = entry
+
+    def commit(self, entry: _Entry, record: ContainerRecord, mounted: tuple[Mounted, ...]) -> None:
+        """Write what the container owns and begin to watch it."""
+        entry.record, entry.mounted = record, mounted
+        self._tools.state.put_container(record)
+        self._watch(entry)
+
+    def stop(self, name: str, *, grace_s: float) -> ContainerView:
+        """End a container; return when its processes and its ports are gone. Idempotent."""
+        entry = self._find(name)
+        if not entry.finished.is_set():
+            life.stop(
+                entry.directory,
+                self.runc(name),
+                stop_signal=entry.record.stop_signal,
+                grace_s=grace_s,
+            )
+            entry.finished.wait()
+        return self._view(entry)
+
+    def wait(self, name: str, alive: Callable[[], bool]) -> ContainerView:
+        """Block until the container has ended and let go of everything, or nobody waits."""
+        entry = self._find(name)
+        while alive() and not entry.finished.wait(0.2):
+            pass
+        return self._view(entry)
+
+    def remove(self, name: str) -> None:
+        """Delete an ended container. Raises Conflict while it runs."""
+        entry = self._find(name)
+        if not entry.finished.is_set():
+            raise Conflict(f"{name} is running", f"stop it first: hotstart stop {name}")
+        entry.directory.remove()
+        self._tools.state.drop_container(name)
+        with self._lock:
+            self._entries.pop(name, None)
+
+    def views(self) -> list[ContainerView]:
+        """Return every container, by name."""
+        with self._lock:
+            entries = sorted(self._entries.items())
+        return [self._view(entry) for _, entry in entries]
+
+    def running(self) -> list[str]:
+        """Return the names of those that have not ended."""
+        with self._lock:
+            return [name for name, e in self._entries.items() if not e.finished.is_set()]
+
+    def record(self, name: str) -> ContainerRecord:
+        """Return a container's record. Raises NoSuchContainer."""
+        return self._find(name).record
+
+    def directory(self, name: str) -> ContainerDirectory:
+        """Return a container's directory. Raises NoSuchContainer."""
+        return self._find(name).directory
+
+    def runc(self, name: str) -> Runc:
+        """Return the runc of a container. Raises NoSuchContainer."""
+        return Runc(self._tools.programs, self.directory(name))
+
+    def close(self) -> None:
+        """End the threads; containers go on."""
+        self._closing.set()
+        for entry in list(self._entries.values()):
+            if entry.watcher is not None:
+                entry.watcher.join()
+        self._logs.close()
+
+    def _find(self, name: str) -> _Entry:
+        with self._lock:
+            entry = self._entries.get(name)
+        if entry is None:
+            raise NoSuchContainer(name)
+        return entry
+
+    def _view(self, entry: _Entry) -> ContainerView:
+        ended = entry.record.stage == "ended"
+        return entry.record.view(None if ended else life.status(entry.directory))
+
+    def _group(self, name: str) -> Group:
+        return self._tools.cgroup_parent.child(name)
+
+    def _watch(self, entry: _Entry) -> None:
+        self._logs.watch(entry.directory)
+        entry.watcher = threading.Thread(
+            target=self._await_end, args=(entry,), name=f"watch-{entry.record.name}", daemon=True
+        )
+        entry.watcher.start()
+
+    def _await_end(self, entry: _Entry) -> None:
+        status = life.wait(entry.directory, lambda: not self._closing.is_set())
+        if status.state != "stopped":
+            return
+        try:
+            self._finish(entry, status)
+        except Exception as err:  # the record must still say that it has ended
+            log.error("container_not_cleaned", container=entry.record.name, reason=err)  # noqa: TRY400  # one line
+        finally:
+            self._logs.forget(entry.directory)
+            entry.finished.set()
+
+    def _finish(self, entry: _Entry, status: ContainerStatus) -> None:
+        """Let go of everything an ended container owns, each whatever happens to the others."""
+        record = entry.record
+        reason = self._reason(entry)
+        entry.record = record.ended(status, reason)
+        with ExitStack() as undo:
+            undo.callback(self._tools.state.put_container, entry.record)
+            self._let_go(entry, record, undo)
+        log.info("container_ended", container=record.name, status=status.exit_status, reason=reason)
+
+    def _let_go(self, entry: _Entry, record: ContainerRecord, undo: ExitStack) -> None:
+        """Put on ``undo`` what gives back each thing; the processes go first."""
+        for mounted in entry.mounted:
+            undo.callback(mounted.release)
+        if record.network is not None:
+            undo.callback(self._tools.networks.release, record.network)
+        if record.session:
+            undo.callback(self._close_session, record.session)
+        undo.callback(
+            life.tear_down,
+            entry.directory,
+            Runc(self._tools.programs, entry.directory),
+            self._group(record.name),
+        )
+
+    def _close_session(self, session: str) -> None:
+        with suppress(HotstartError):  # it may have ended by itself, everything being resident
+            self._tools.pages.close(session, force=True)
+
+    def _reason(self, entry: _Entry) -> str:
+        condemned = failure_of(entry.directory.criu)
+        if condemned is not None:
+            return condemned
+        return OUT_OF_MEMORY if life.out_of_memory(self._group(entry.record.name)) else ""
+
+    def _discard(self, entry: _Entry) -> None:
+        """Undo a start that came to nothing: processes, mounts, directory, record."""
+        with ExitStack() as undo:
+            undo.callback(self._tools.state.drop_container, entry.record.name)
+            undo.callback(entry.directory.remove)
+            if entry.directory.path.exists():
+                self._let_go(entry, entry.record, undo)
+
+
+class Start:
+    """A start between reserving a name and running. ``commit`` ends it well."""
+
+    def __init__(self, containers: Containers, entry: _Entry) -> None:
+        self._containers = containers
+        self._entry = entry
+        self.committed = False
+        self.started_s = time.monotonic()
+
+    @property
+    def directory(self) -> ContainerDirectory:
+        """The container's directory, made and empty."""
+        return self._entry.directory
+
+    def kill(self) -> None:
+        """End what runs of it already; whoever waits for it to become ready then gives up."""
+        with suppress(HotstartError):
+            runc = Runc(self._containers._tools.programs, self._entry.directory)
+            runc.kill(everyone=True)
+
+    def commit(self, record: ContainerRecord, mounted: tuple[Mounted, ...]) -> None:
+        """Make it a running container that owns what ``record`` says, and ``mounted``."""
+        self._containers.commit(self._entry, record, mounted)
+        self.committed = True
