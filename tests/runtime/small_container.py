@@ -25,11 +25,13 @@ IMAGE_CONFIG = {"config": {"Env": ["PATH=/bin", "FROM=image"], "WorkingDir": "/w
 def make_rootfs(path: Path) -> Path:
     """Make a root file system out of the host's static busybox."""
     path.chmod(0o755)
-    for name in ("bin", "etc", "proc", "sys", "dev", "tmp", "work"):
+    for name in ("bin", "etc", "proc", "sys", "dev", "tmp", "usr", "work"):
         (path / name).mkdir(parents=True)
     shutil.copy("/bin/busybox", path / "bin" / "busybox")
-    for applet in ("sh", "cat", "sleep", "id", "ls", "nc", "httpd", "head", "dd", "mount", "env"):
+    for applet in ("sh", "cat", "sleep", "id", "ls", "nc", "httpd", "head", "tail", "dd", "mount", "env", "wget"):
         (path / "bin" / applet).symlink_to("busybox")
+    for name in ("lib", "lib64"):  # for tests that bind the host's /usr and run its Python
+        (path / name).symlink_to(f"usr/{name}")
     (path / "etc" / "passwd").write_text("root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n")
     (path / "etc" / "group").write_text("root:x:0:\nwww:x:34:\nextra:x:77:web\n")
     return path
