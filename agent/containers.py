@@ -189,6 +189,14 @@ class Containers:
             entries = sorted(self._entries.items())
         return [self._view(entry) for _, entry in entries]
 
+    def view(self, name: str) -> ContainerView:
+        """Return one container. Raises NoSuchContainer."""
+        return self._view(self._find(name))
+
+    def await_finish(self, name: str) -> None:
+        """Block until a container that is ending has let go of everything."""
+        self._find(name).finished.wait()
+
     def running(self) -> list[str]:
         """Return the names of those that have not ended."""
         with self._lock:

@@ -34,6 +34,9 @@ class LongCall(Generic[Result]):
         self._last: dict[str, float] = {}
         self._outcome: Result | BaseException | None = None
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._interrupt: Callable[[], object] | None = None
+        self._ended = False
 
     def update(self, event: Progress) -> None:
         """Take a progress event; called by the work, from any thread."""
@@ -51,8 +54,22 @@ class LongCall(Generic[Result]):
         self._events.put(event)
 
     def cancel(self) -> None:
-        """Ask the work to stop at its next step; called when the caller has gone away."""
-        self._cancelled.set()
+        """Ask the work to stop at its next step; called when the caller has gone away.
+
+        gRPC calls this at the end of every call: it does nothing once the work has ended.
+        """
+        with self._lock:
+            if self._ended:
+                return
+            self._cancelled.set()
+            interrupt, self._interrupt = self._interrupt, None
+        if interrupt is not None:
+            interrupt()
+
+    def on_cancel(self, interrupt: Callable[[], object]) -> None:
+        """Have ``interrupt`` called at a cancellation, to end what the work waits for."""
+        with self._lock:
+            self._interrupt = interrupt
 
     @property
     def cancelled(self) -> bool:
@@ -73,6 +90,8 @@ class LongCall(Generic[Result]):
             except BaseException as err:  # carried to the call's own thread
                 self._outcome = err
             finally:
+                with self._lock:
+                    self._ended = True
                 self._events.put(_END)
 
         self._thread = threading.Thread(target=body, name="long-call", daemon=True)

@@ -30,7 +30,8 @@ class HeldMount:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerRecord:
     """One container. ``digest`` is what ``reference`` named at the start, an image or a snapshot;
-    ``image_digest`` is the image's manifest. Times are nanoseconds since 1970.
+    ``image_digest`` is the image's manifest; ``start_key`` names how a cold start was asked for
+    (hex, empty after a restore). Times are nanoseconds since 1970.
     """
 
     spec: ContainerSpec
@@ -43,7 +44,7 @@ class ContainerRecord:
     route: str
     created_ns: int
     argv: tuple[str, ...] = ()
-    image_user: str = ""
+    start_key: str = ""
     stop_signal: str = "SIGTERM"
     network: Network | None = None
     mounts: tuple[HeldMount, ...] = ()
@@ -130,7 +131,7 @@ _PLAIN = (
     "image_digest",
     "route",
     "created_ns",
-    "image_user",
+    "start_key",
     "stop_signal",
     "session",
     "exit_status",

@@ -1,0 +1,318 @@
+"""Run and restore: which route a start takes, what it leaves in the record, what replaces what.
+
+``run`` takes a stateless snapshot of the same image started the same way, where the store has one
+under its reserved name and it can be had; else it starts cold. ``restore`` takes the snapshot it
+was given; a cold start takes its place only for a stateless one, and says so. Time counts from the
+moment the agent had the request (the LongCall's own).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agent.containers import Containers, Start
+from agent.long_call import LongCall
+from agent.records import ContainerRecord, HeldMount
+from agent.values import FallbackRule, StartReport
+from hotstart.core import canonical_json
+from hotstart.core.digest import Digest
+from hotstart.core.errors import Conflict, HotstartError, NotFound, UserError
+from hotstart.core.log import get_logger
+from hotstart.core.phases import Phases
+from hotstart.store.references import ReferenceName
+from hotstart.store.signing import PublicKey
+from hotstart.store.stack import Store
+from runtime.cold_start import (
+    LOCAL_READ_AHEAD_KIB,
+    TRACED_READ_AHEAD_KIB,
+    ColdStarter,
+    Route,
+)
+from runtime.container_spec import ContainerSpec
+from runtime.loaded_image import LoadedImage, image_of
+from runtime.loaded_snapshot import LoadedSnapshot, load_snapshot, require_image
+from runtime.oci_spec import resolve_process
+from runtime.restore import Restorer, may_fall_back
+
+log = get_logger(__name__)
+
+Call = LongCall[Any]
+FetchedBytes = Callable[[], int]
+
+
+class CloneRefused(Conflict):
+    """A replica of the snapshot runs already, and two of one frozen process are not safe."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartTools:
+    """What every start of one node uses. ``fetched_bytes`` counts what the fill worker read."""
+
+    containers: Containers
+    cold: ColdStarter
+    restorer: Restorer
+    open_store: Callable[[str], Store]
+    trusted: Callable[[], Sequence[PublicKey]]
+    fetched_bytes: FetchedBytes
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One start while it goes on."""
+
+    store: Store
+    reference: str
+    spec: ContainerSpec
+    background_fill: bool
+    call: Call
+    phases: Phases
+    fetched_before: int
+    fallback_reason: str = ""
+
+
+def start_key(image: LoadedImage, spec: ContainerSpec) -> Digest:
+    """Return what names a way to start an image: command, environment, directory and user."""
+    process = resolve_process(spec, image.config)
+    value = {
+        "argv": list(process.argv),
+        "env": list(process.env),
+        "user": process.user,
+        "volumes": sorted(volume.container for volume in spec.volumes),
+        "workdir": process.workdir,
+    }
+    return Digest.of(canonical_json.encode(value))
+
+
+class Starter:
+    """Starts containers of one node. Any number at once."""
+
+    def __init__(self, tools: StartTools) -> None:
+        self._tools = tools
+
+    def run(
+        self,
+        store_url: str,
+        reference: str,
+        *,
+        spec: ContainerSpec,
+        no_snapshot: bool,
+        background_fill: bool,
+        call: Call,
+    ) -> StartReport:
+        """Start a container from an image; return when it is ready."""
+        attempt = self._attempt(store_url, reference, spec, background_fill, call)
+        image = self._tools.cold.load(attempt.store, reference, attempt.phases)
+        snapshot = None if no_snapshot else self._stateless(image, attempt)
+        if snapshot is not None:
+            try:
+                # The command is in the frozen process already, and is the same.
+                bare = replace(spec, argv=None, env=(), workdir=None, user=None)
+                return self._restore(snapshot, bare, attempt)
+            except HotstartError as err:
+                if isinstance(err, Conflict) or call.cancelled:
+                    raise
+                attempt.fallback_reason = str(err)
+                log.info("snapshot_not_used", reference=reference, reason=err)
+        return self._cold(image, attempt)
+
+    def restore(
+        self,
+        store_url: str,
+        reference: str,
+        *,
+        spec: ContainerSpec,
+        fallback: FallbackRule,
+        trust_unsigned: bool,
+        allow_clones: bool,
+        background_fill: bool,
+        call: Call,
+    ) -> StartReport:
+        """Start a container from a snapshot; return when it is ready."""
+        attempt = self._attempt(store_url, reference, spec, background_fill, call)
+        with attempt.phases.phase("manifest"):
+            snapshot = load_snapshot(
+                attempt.store,
+                reference,
+                trusted=self._tools.trusted(),
+                trust_unsigned=trust_unsigned,
+            )
+        if fallback == "allow" and snapshot.config.stateful:
+            raise UserError(
+                f"{reference} is stateful: a cold start cannot take its place",
+                "leave --fallback out",
+            )
+        if not allow_clones:
+            self._refuse_clones(snapshot)
+        try:
+            with attempt.phases.phase("fingerprint"):
+                self._tools.restorer.check_host(snapshot)
+            return self._restore(snapshot, spec, attempt)
+        except HotstartError as err:
+            if isinstance(err, NotFound):
+                require_image(attempt.store, snapshot)
+            if fallback == "forbid" or call.cancelled or not may_fall_back(snapshot, err):
+                raise
+            attempt.fallback_reason = str(err)
+            call.notify(f"{reference}: started cold: {err}")
+            return self._cold_in_place_of(snapshot, attempt)
+
+    def _attempt(
+        self, store_url: str, reference: str, spec: ContainerSpec, background_fill: bool, call: Call
+    ) -> _Attempt:
+        phases = Phases()
+        phases.started_s = call.started_s
+        fetched = self._tools.fetched_bytes()
+        store = self._tools.open_store(store_url)
+        return _Attempt(store, reference, spec, background_fill, call, phases, fetched)
+
+    def _stateless(self, image: LoadedImage, attempt: _Attempt) -> LoadedSnapshot | None:
+        """Return the stateless snapshot that may take the start's place, if all speaks for it."""
+        name = ReferenceName.stateless_of(image.digest, start_key(image, attempt.spec))
+        with attempt.phases.phase("snapshot_lookup"):
+            try:
+                snapshot = load_snapshot(attempt.store, str(name), trusted=self._tools.trusted())
+                self._tools.restorer.check_host(snapshot)
+                self._refuse_clones(snapshot)
+            except NotFound:
+                return None
+            except HotstartError as err:
+                attempt.fallback_reason = str(err)
+                return None
+        return snapshot
+
+    def _refuse_clones(self, snapshot: LoadedSnapshot) -> None:
+        digest = str(snapshot.manifest.descriptor().digest)
+        for name in self._tools.containers.running():
+            if self._tools.containers.record(name).digest == digest:
+                raise CloneRefused(
+                    f"{snapshot.reference}: a replica of it runs already ({name}), and both would "
+                    "go on with the same random numbers and names",
+                    "stop it, or add --allow-clones",
+                )
+
+    def _cold_in_place_of(self, snapshot: LoadedSnapshot, attempt: _Attempt) -> StartReport:
+        """Start the snapshot's image as the frozen process was started."""
+        config, spec = snapshot.config, attempt.spec
+        image = image_of(attempt.store, config.image_reference, snapshot.image)
+        entrypoint = (image.config.get("config") or {}).get("Entrypoint") or ()
+        attempt.spec = replace(
+            spec,
+            argv=config.argv[len(entrypoint) :],
+            env=config.env,
+            workdir=config.workdir,
+            user=config.user,
+            hostname=spec.hostname or config.hostname,
+            ready=spec.ready or config.ready,
+            memory_bytes=spec.memory_bytes or config.memory_bytes,
+            cpus=spec.cpus or config.cpus,
+        )
+        return self._cold(image, attempt)
+
+    def _cold(self, image: LoadedImage, attempt: _Attempt) -> StartReport:
+        spec = attempt.spec
+        process = resolve_process(spec, image.config)
+        record = ContainerRecord(
+            spec=spec,
+            stage="starting",
+            store_url=attempt.store.url,
+            reference=attempt.reference,
+            digest=str(image.digest),
+            image_reference=image.reference,
+            image_digest=str(image.digest),
+            route="cold",
+            created_ns=time.time_ns(),
+            argv=process.argv,
+            stop_signal=process.stop_signal,
+            start_key=start_key(image, spec).hex,
+        )
+        with self._tools.containers.starting(record) as start:
+            self._prepare(start, attempt)
+            started = self._tools.cold.start(
+                image,
+                spec,
+                start.directory,
+                attempt.phases,
+                store=attempt.store,
+                background_fill=attempt.background_fill,
+            )
+            ahead = LOCAL_READ_AHEAD_KIB if started.route is Route.LOCAL else TRACED_READ_AHEAD_KIB
+            record = replace(
+                record,
+                stage="running",
+                network=started.network,
+                mounts=(HeldMount(image.mount_spec(), ahead),),
+            )
+            start.commit(record, (started.mount,))
+        return self._report(record, attempt)
+
+    def _restore(
+        self, snapshot: LoadedSnapshot, spec: ContainerSpec, attempt: _Attempt
+    ) -> StartReport:
+        config = snapshot.config
+        record = ContainerRecord(
+            spec=spec,
+            stage="starting",
+            store_url=attempt.store.url,
+            reference=attempt.reference,
+            digest=str(snapshot.manifest.descriptor().digest),
+            image_reference=config.image_reference,
+            image_digest=str(snapshot.manifest.subject.digest),
+            route="restore",
+            created_ns=time.time_ns(),
+            argv=config.argv,
+        )
+        with self._tools.containers.starting(record) as start:
+            self._prepare(start, attempt)
+            restored = self._tools.restorer.restore(
+                snapshot,
+                spec,
+                start.directory,
+                attempt.phases,
+                background_fill=attempt.background_fill,
+            )
+            specs = (snapshot.image_spec(), snapshot.mount_spec())
+            record = replace(
+                record,
+                stage="running",
+                spec=restored.spec,
+                network=restored.network,
+                mounts=tuple(HeldMount(mount, config.read_ahead_kib) for mount in specs),
+                session=restored.session,
+            )
+            start.commit(record, restored.mounts)
+        return self._report(record, attempt)
+
+    def _prepare(self, start: Start, attempt: _Attempt) -> None:
+        """Let a cancellation end what waits for the container."""
+        attempt.call.on_cancel(start.kill)
+        attempt.call.check()
+
+    def _report(self, record: ContainerRecord, attempt: _Attempt) -> StartReport:
+        ready_ms = attempt.phases.total_ms()
+        containers, name = self._tools.containers, record.name
+        if attempt.call.cancelled:
+            containers.stop(name, grace_s=0)
+            containers.remove(name)
+            attempt.call.check()
+        report = StartReport(
+            container=containers.view(name),
+            route=record.route,
+            ready_ms=round(ready_ms, 2),
+            phases=attempt.phases.report(ready_ms),
+            marks=attempt.phases.marks(),
+            fetched_bytes=max(0, self._tools.fetched_bytes() - attempt.fetched_before),
+            fallback_reason=attempt.fallback_reason,
+            received_s=attempt.call.started_s,
+        )
+        log.info(
+            "container_started",
+            container=name,
+            route=record.route,
+            ready_ms=report.ready_ms,
+            fetched_bytes=report.fetched_bytes,
+            **report.phases,
+        )
+        return report
