@@ -35,7 +35,7 @@ def start(container_root, pool, lower):
     """Return a context manager that starts ``sh -c SCRIPT`` with the fields of a spec."""
 
     @contextmanager
-    def start(script, *, log_max_bytes=None, **fields):
+    def start(script, *, log_max_bytes=None, criu_config=None, env_of_runc=None, **fields):
         name = fields.pop("name", f"small-{secrets.token_hex(3)}")
         argv = ("sh", "-c", script) if isinstance(script, str) else tuple(script)
         spec = ContainerSpec(name=name, argv=argv, **fields)
@@ -43,7 +43,13 @@ def start(container_root, pool, lower):
         try:
             network = pool.publish(network, spec.ports)
             with started(
-                container_root, lower, network, spec, log_max_bytes=log_max_bytes
+                container_root,
+                lower,
+                network,
+                spec,
+                log_max_bytes=log_max_bytes,
+                criu_config=criu_config,
+                env=env_of_runc,
             ) as container:
                 yield container
         finally:

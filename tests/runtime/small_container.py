@@ -28,7 +28,21 @@ def make_rootfs(path: Path) -> Path:
     for name in ("bin", "etc", "proc", "sys", "dev", "tmp", "usr", "work"):
         (path / name).mkdir(parents=True)
     shutil.copy("/bin/busybox", path / "bin" / "busybox")
-    for applet in ("sh", "cat", "sleep", "id", "ls", "nc", "httpd", "head", "tail", "dd", "mount", "env", "wget"):
+    for applet in (
+        "sh",
+        "cat",
+        "sleep",
+        "id",
+        "ls",
+        "nc",
+        "httpd",
+        "head",
+        "tail",
+        "dd",
+        "mount",
+        "env",
+        "wget",
+    ):
         (path / "bin" / applet).symlink_to("busybox")
     for name in ("lib", "lib64"):  # for tests that bind the host's /usr and run its Python
         (path / name).symlink_to(f"usr/{name}")
@@ -55,19 +69,35 @@ class SmallContainer:
 
 
 @contextmanager
-def started(root: Path, lower: Path, network: Network, spec: ContainerSpec, *, log_max_bytes=None):
+def started(
+    root: Path,
+    lower: Path,
+    network: Network,
+    spec: ContainerSpec,
+    *,
+    log_max_bytes=None,
+    criu_config=None,
+    env=None,
+):
     """Create and start a container; everything of it is gone at the end but its directory."""
     programs = Programs.find()
     directory = ContainerDirectory.of(root, spec.name)
     with ExitStack() as undo:
         directory.create()
         group = Group.named(f"/hotstart-{root_id(root)}").child(spec.name)
-        runc = Runc(programs, directory)
+        runc = Runc(programs, directory, env=env)
         undo.callback(tear_down, directory, runc, group)
         mount_rootfs([lower], directory.upper, directory.work, directory.rootfs)
         write_host_files(directory.rootfs, spec.hostname or spec.name, "")
         mount_dev_shm(directory.dev, directory.shm)
-        write_bundle(directory, spec, IMAGE_CONFIG, netns=network.path, cgroup=group.path)
+        write_bundle(
+            directory,
+            spec,
+            IMAGE_CONFIG,
+            netns=network.path,
+            cgroup=group.path,
+            criu_config=criu_config,
+        )
         limit = {} if log_max_bytes is None else {"log_max_bytes": log_max_bytes}
         pid = Conmon(programs, directory, **limit).create()
         runc.start()
