@@ -21,7 +21,6 @@ from functools import partial
 from typing import Protocol
 
 from hotstart.core.log import get_logger
-from hotstart.core.span import PAGE
 from hotstart.kernel import fanotify
 from lazyfs.crash_points import CrashPoint, Passage, no_crash
 from lazyfs.device import Device
@@ -59,7 +58,7 @@ class Resume(Protocol):
 
 
 class DeviceSet:
-    """One device with its group and journal. Takes over the descriptors and the device."""
+    """One device with a group and its journal."""
 
     def __init__(
         self,
@@ -68,7 +67,11 @@ class DeviceSet:
         journal_fd: int,
         engine: FillEngine,
         passage: Passage = no_crash,
+        *,
+        owns_device: bool = True,
     ) -> None:
+        """Take over group and journal; and the device, unless it is another set's."""
+        self._owns_device = owns_device
         self.device = device
         self.group = group
         self.journal = Journal(journal_fd)
@@ -110,7 +113,7 @@ class DeviceSet:
             return fanotify.read_event(self.group, self.journal.slot(slot))
         except OSError as err:
             # EMFILE: that event is lost and its reader failed; the limit is raised at start.
-            log.error("event_lost", device=self.device.device_id, error=str(err))
+            log.warning("event_lost", device=self.device.device_id, error=str(err))
             return False
 
     def _starve(self) -> bool:
@@ -164,12 +167,13 @@ class DeviceSet:
             else:
                 fanotify.deny(self.group, event_fd)
         except OSError as err:
-            log.error("answer_failed", device=self.device.device_id, error=str(err))
+            log.warning("answer_failed", device=self.device.device_id, error=str(err))
 
     def close(self) -> None:
         """Close this process's copies."""
         self.journal.close()
-        self.device.close()
+        if self._owns_device:
+            self.device.close()
         os.close(self._journal_fd)
         os.close(self.group)
 

@@ -47,5 +47,7 @@ class Fault:
             while end < self.end_page and self.device.ready.missing(end, 1) >= 0:
                 end += 1
             runs.append((page, end))
-            page = self.device.ready.missing(end, self.end_page - end) if end < self.end_page else -1
+            page = (
+                self.device.ready.missing(end, self.end_page - end) if end < self.end_page else -1
+            )
         return runs

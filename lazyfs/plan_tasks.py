@@ -38,9 +38,7 @@ def everything_tasks(engine: FillEngine, devices: Sequence[Device]) -> Iterator[
         engine.check_complete(device)
 
 
-def trace_tasks(
-    engine: FillEngine, trace: Trace, devices: Mapping[str, Device]
-) -> Iterator[Task]:
+def trace_tasks(engine: FillEngine, trace: Trace, devices: Mapping[str, Device]) -> Iterator[Task]:
     """Yield tasks for the chunks that the trace touched, in order of first touch."""
     known = [devices.get(device_id) for device_id in trace.device_ids]
     for device, chunks in _touched(trace, known):
@@ -48,9 +46,7 @@ def trace_tasks(
             yield from engine.claims.queue_chunks(device, batch, device.table().packs)
 
 
-def _touched(
-    trace: Trace, known: Sequence[Device | None]
-) -> Iterator[tuple[Device, list[Chunk]]]:
+def _touched(trace: Trace, known: Sequence[Device | None]) -> Iterator[tuple[Device, list[Chunk]]]:
     """Yield runs of chunks of one device; each chunk once."""
     seen: set[tuple[int, int]] = set()
     current: Device | None = None

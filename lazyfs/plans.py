@@ -1,8 +1,8 @@
 """Prefetch plans as values, and their JSON form on the control socket.
 
-    {"kind": "all"}                                       every absent chunk
-    {"kind": "trace", "trace": base64}                    a recorded trace, in its order
-    {"kind": "bundle", "bundle": "sha256:...", "index": base64, "store": URL}
+{"kind": "all"}                                       every absent chunk
+{"kind": "trace", "trace": base64}                    a recorded trace, in its order
+{"kind": "bundle", "bundle": "sha256:...", "index": base64, "store": URL}
 """
 
 from __future__ import annotations

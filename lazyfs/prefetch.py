@@ -109,7 +109,7 @@ class _Runner:
             try:
                 task = next(self._source, None)
             except Exception as err:  # the plan can't be read any further: a table that fails
-                log.error("prefetch_stopped", kind=self._job.kind, error=str(err))
+                log.warning("prefetch_stopped", kind=self._job.kind, error=str(err))
                 self._exhausted = True
                 self._job.end(err)
                 return None

@@ -1,4 +1,4 @@
-"""What is mounted, as values: devices and images, and their JSON form beside descriptors and mounts.
+"""What is mounted, as values: devices and images, and their JSON form for the keeper.
 
 Pure: no I/O. A device is named by the SHA-256 of its chunk table, an image by that of its manifest.
 """

@@ -108,4 +108,4 @@ def run_logged(job: Job) -> None:
     try:
         job()
     except Exception as err:
-        log.error("job_failed", error=f"{type(err).__name__}: {err}")
+        log.warning("job_failed", error=f"{type(err).__name__}: {err}")

@@ -1,0 +1,127 @@
+"""The kernel handles of a device, as the keeper holds them: file, fanotify group, journal.
+
+The order is a kernel rule: the file is opened for writing *before* it is marked (a descriptor that
+was opened after the mark raises an event at each write, which only the writer could answer), and
+marked *before* any file system is mounted on it (a file opened by EROFS before the mark never
+raises an event and reads zeros). Needs CAP_SYS_ADMIN.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hotstart.core.errors import UserError
+from hotstart.kernel import fanotify
+from hotstart.kernel.keeper_client import HandleSet
+from hotstart.store.ready_map import ReadyMap
+from lazyfs.cache import Cache
+from lazyfs.journal import create_journal
+from lazyfs.spec import DeviceSpec
+
+KIND = "fill"
+"""Sets that the fill worker serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMeta:
+    """What stands beside a device's descriptors (file, group, journal) in the keeper.
+
+    ``mounted``: the mark may come off once the device is complete. ``recording``: the set belongs
+    to a recording of that name and notes what is touched; its mark is on ``marked_path`` alone.
+    """
+
+    device: DeviceSpec
+    device_path: str
+    ready_path: str
+    marked_path: str
+    mounted: bool = False
+    recording: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the keeper's form."""
+        return {
+            "device": self.device.to_json(),
+            "device_path": self.device_path,
+            "ready_path": self.ready_path,
+            "marked_path": self.marked_path,
+            "mounted": self.mounted,
+            "recording": self.recording,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> DeviceMeta:
+        """Read ``to_json``'s form. Raises UserError for another shape."""
+        try:
+            rest = {key: value[key] for key in ("device_path", "ready_path", "marked_path")}
+            flags = bool(value["mounted"]), str(value["recording"])
+            return cls(
+                DeviceSpec.from_json(value["device"]), **rest, mounted=flags[0], recording=flags[1]
+            )
+        except (KeyError, TypeError) as err:
+            raise UserError(f"not the description of a device set: {err!r}") from err
+
+
+def device_set_name(device_id: str) -> str:
+    """Return the keeper's name of a device's own set."""
+    return f"device/{device_id}"
+
+
+def open_device(cache: Cache, spec: DeviceSpec) -> HandleSet:
+    """Make the sparse file if needed, open and mark it; the caller owns the set.
+
+    Raises OSError: no space, or a file system that has no pre-content events (ENOTSUP).
+    """
+    path = cache.device_path(spec.device_id)
+    ready_path = cache.ready_path(spec.device_id)
+    with ExitStack() as undo:
+        fd = _open_sparse(path, spec.size_bytes)
+        undo.callback(os.close, fd)
+        ReadyMap.open(ready_path, spec.device_id, spec.pages).close()
+        handles = _marked(fd, path, undo)
+        meta = DeviceMeta(spec, str(path), str(ready_path), str(path))
+        undo.pop_all()
+    return HandleSet(device_set_name(spec.device_id), KIND, meta.to_json(), handles)
+
+
+def _open_sparse(path: Path, size_bytes: int) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(fd).st_size != size_bytes:
+            os.ftruncate(fd, size_bytes)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _marked(fd: int, path: Path, undo: ExitStack) -> list[int]:
+    group = fanotify.create_group()
+    undo.callback(os.close, group)
+    fanotify.mark(group, path)
+    journal = create_journal()
+    undo.callback(os.close, journal)
+    return [fd, group, journal]
+
+
+def recording_handles(meta: DeviceMeta, fd: int, bound: Path, recording: str) -> HandleSet:
+    """Return a set whose group sees reads through the mount at ``bound`` only.
+
+    ``fd`` is the device's own descriptor, copied; the caller owns the set.
+    """
+    with ExitStack() as undo:
+        group = fanotify.create_group()
+        undo.callback(os.close, group)
+        fanotify.mark_mount(group, bound)
+        journal = create_journal()
+        undo.callback(os.close, journal)
+        copy = os.dup(fd)
+        undo.pop_all()
+    own = DeviceMeta(
+        meta.device, meta.device_path, meta.ready_path, str(bound), recording=recording
+    )
+    name = f"recording/{recording}/{meta.device.device_id}"
+    return HandleSet(name, KIND, own.to_json(), [copy, group, journal])

@@ -1,0 +1,127 @@
+"""Client of the fill worker's control socket.
+
+A connection a request, so that a worker that was replaced in between is no matter; while none
+answers, requests are tried again for ``away_s``. Methods block and may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hotstart.core.errors import HotstartError, Unavailable
+from hotstart.store.trace import Trace
+from lazyfs.fill_service import SetUnknown
+from lazyfs.plans import Plan, plan_to_json
+
+AWAY_S = 15.0
+ANSWER_S = 120.0
+_POLL_S = 20.0
+
+
+class FillWorkerGone(Unavailable):
+    """Nobody answers on the fill worker's socket."""
+
+
+class FillRefused(HotstartError):
+    """The fill worker could not do what it was asked."""
+
+
+class PrefetchFailed(HotstartError):
+    """A prefetch that somebody waited for has failed."""
+
+
+class FillClient:
+    """Talks to the fill worker at ``path``."""
+
+    def __init__(self, path: Path, *, away_s: float = AWAY_S) -> None:
+        self._path = path
+        self._away_s = away_s
+
+    def ping(self) -> None:
+        """Return when the worker answers. Raises FillWorkerGone."""
+        self._ask("ping")
+
+    def attach(self, name: str) -> None:
+        """Have the worker serve a set of the keeper's; known ones are no error."""
+        self._ask("attach", name=name)
+
+    def detach(self, name: str) -> None:
+        """Have the worker forget a set that nobody reads any more."""
+        self._ask("detach", name=name)
+
+    def mounted(self, name: str) -> None:
+        """Tell that a device is mounted, so that its mark may come off once it is complete."""
+        self._ask("mounted", name=name)
+
+    def prefetch(self, device_ids: Sequence[str], plan: Plan) -> int:
+        """Begin to fetch and return the job's number."""
+        return int(self._ask("prefetch", devices=list(device_ids), plan=plan_to_json(plan)))
+
+    def job(self, number: int, wait_s: float = 0.0) -> dict[str, Any]:
+        """Return how far a job is. Raises SetUnknown when the worker was replaced since."""
+        result: dict[str, Any] = self._ask("job", job=number, wait_s=wait_s)
+        return result
+
+    def wait(self, number: int) -> dict[str, Any]:
+        """Wait for a job's end and return it. Raises PrefetchFailed if it failed."""
+        while not (job := self.job(number, _POLL_S))["done"]:
+            pass
+        if job["error"] is not None:
+            raise PrefetchFailed(f"prefetch of {job['kind']}: {job['error']}")
+        return job
+
+    def record_start(self, device_ids: Sequence[str]) -> None:
+        """Begin to note what is touched on devices."""
+        self._ask("record_start", devices=list(device_ids))
+
+    def record_stop(self, names: Sequence[str]) -> Trace:
+        """End noting on sets of the keeper's and return what was touched."""
+        return Trace.decode(base64.b64decode(self._ask("record_stop", names=list(names))))
+
+    def warm(self, store_url: str) -> int:
+        """Open connections to a store; returns how many answered."""
+        return int(self._ask("warm", store=store_url))
+
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """Return counters and sizes by device id."""
+        result: dict[str, dict[str, Any]] = self._ask("stats")
+        return result
+
+    def _ask(self, op: str, **rest: Any) -> Any:  # noqa: ANN401  # JSON both ways
+        line = json.dumps({"op": op, **rest}).encode() + b"\n"
+        deadline = time.monotonic() + self._away_s
+        while True:
+            try:
+                answer = json.loads(self._exchange(line))
+                break
+            except OSError as err:
+                if time.monotonic() > deadline:
+                    raise FillWorkerGone(f"{self._path}: no fill worker answers: {err}") from err
+                time.sleep(0.005)
+        if not answer["ok"]:
+            kind = SetUnknown if answer["kind"] == "SetUnknown" else FillRefused
+            raise kind(answer["error"])
+        return answer["result"]
+
+    def _exchange(self, line: bytes) -> bytes:
+        directory = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+                client.settimeout(ANSWER_S)
+                # Through the descriptor: a socket's path is limited to 107 bytes.
+                client.connect(f"/proc/self/fd/{directory}/{self._path.name}")
+                client.sendall(line)
+                with client.makefile("rb") as answers:
+                    answer = answers.readline()
+        finally:
+            os.close(directory)
+        if not answer:
+            raise ConnectionResetError("the fill worker ended in between")
+        return answer

@@ -1,0 +1,226 @@
+"""What the fill worker can be asked: devices to serve, prefetches, recordings, counters.
+
+Owns the engine, the dispatcher and the sets it serves. Methods may be called from any thread; the
+control socket (control_server.py) and the entry point (worker.py) are its only callers.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hotstart.core.errors import NotFound
+from hotstart.core.log import get_logger
+from hotstart.core.span import PAGE, Span
+from hotstart.kernel import fanotify
+from hotstart.kernel.keeper_client import HandleSet, KeeperClient
+from hotstart.store.chunk_table import ChunkTable
+from hotstart.store.ready_map import ReadyMap
+from lazyfs.crash_points import Passage, no_crash
+from lazyfs.device import Device
+from lazyfs.device_handles import KIND, DeviceMeta, device_set_name
+from lazyfs.fanotify_filler import DeviceSet, Dispatcher
+from lazyfs.fetcher import Fetcher
+from lazyfs.fill_engine import PATIENCE_S, FillEngine
+from lazyfs.plans import plan_from_json
+from lazyfs.prefetch import Prefetcher, PrefetchJob
+from lazyfs.spec import DeviceSpec
+from lazyfs.stores import StorePool
+from lazyfs.table_reader import open_table
+from lazyfs.touches import make_trace
+
+log = get_logger(__name__)
+
+
+class SetUnknown(NotFound):
+    """The worker serves no device or recording of that name."""
+
+
+class FillService:
+    """The fill worker without its process."""
+
+    def __init__(
+        self,
+        keeper: KeeperClient,
+        *,
+        patience_s: float = PATIENCE_S,
+        passage: Passage = no_crash,
+    ) -> None:
+        self._keeper = keeper
+        self._stores = StorePool()
+        self._passage = passage
+        self._engine = FillEngine(
+            Fetcher(self._stores, passage), patience_s=patience_s, on_complete=self._completed
+        )
+        self._prefetcher = Prefetcher(self._engine)
+        self._dispatcher = Dispatcher()
+        self._lock = threading.Lock()
+        self._sets: dict[str, tuple[DeviceMeta, DeviceSet]] = {}
+        self._jobs: dict[int, PrefetchJob] = {}
+        self._job_numbers = itertools.count(1)
+
+    def take_over(self) -> int:
+        """Serve every set that the keeper holds; devices first. Returns how many."""
+        names = sorted(self._keeper.names(KIND))
+        for name in names:
+            self.attach(name)
+        return len(names)
+
+    def attach(self, name: str) -> None:
+        """Begin to serve a set of the keeper's; one that is served already is no error."""
+        with self._lock:
+            if name in self._sets:
+                return
+            held = self._keeper.get(name)
+            try:
+                meta = DeviceMeta.from_json(held.meta)
+                served = self._serve(meta, held)
+            except BaseException:
+                held.close()
+                raise
+            self._sets[name] = meta, served
+        self._dispatcher.add(served)
+        if not meta.recording:
+            self._engine.check_complete(served.device)
+
+    def _serve(self, meta: DeviceMeta, held: HandleSet) -> DeviceSet:
+        fd, group, journal = held.fds
+        if meta.recording:
+            own = self._sets.get(device_set_name(meta.device.device_id))
+            if own is None:
+                raise SetUnknown(f"recording {meta.recording}: its device is not served")
+            os.close(fd)
+            served = DeviceSet(
+                own[1].device, group, journal, self._engine, self._passage, owns_device=False
+            )
+            served.touches.start()
+            return served
+        device = Device(meta.device, fd, _open_ready(meta, fd, self._open_table), self._open_table)
+        return DeviceSet(device, group, journal, self._engine, self._passage)
+
+    def _open_table(self, spec: DeviceSpec) -> ChunkTable:
+        return open_table(self._stores.get(spec.store_url).blobs, spec)
+
+    def detach(self, name: str) -> None:
+        """Stop serving a set that nobody reads any more; unknown names are no error."""
+        with self._lock:
+            served = self._sets.pop(name, None)
+        if served is not None:
+            self._dispatcher.remove(served[1])
+
+    def mounted(self, name: str) -> None:
+        """Learn that a device is mounted: its mark comes off as soon as it is complete."""
+        with self._lock:
+            meta, served = self._served(name)
+            self._sets[name] = (
+                DeviceMeta(
+                    meta.device, meta.device_path, meta.ready_path, meta.marked_path, mounted=True
+                ),
+                served,
+            )
+        if served.device.all_ready():
+            self._unmark(name)
+
+    def prefetch(self, device_ids: Sequence[str], plan: dict[str, Any]) -> int:
+        """Begin a plan on those devices that are served; returns the job's number."""
+        with self._lock:
+            devices = {
+                device_id: self._sets[name][1].device
+                for device_id in device_ids
+                if (name := device_set_name(device_id)) in self._sets
+            }
+            number = next(self._job_numbers)
+        job = self._prefetcher.start(plan_from_json(plan), devices)
+        with self._lock:
+            self._jobs[number] = job
+        return number
+
+    def job(self, number: int, wait_s: float = 0.0) -> dict[str, Any]:
+        """Return how far a job is, after waiting for its end at most ``wait_s`` seconds."""
+        with self._lock:
+            job = self._jobs.get(number)
+        if job is None:
+            raise SetUnknown(f"no prefetch job {number}: the worker was restarted since")
+        job.done.wait(wait_s)
+        return job.to_json()
+
+    def record_start(self, device_ids: Sequence[str]) -> None:
+        """Begin to note what is touched on those devices' ordinary mounts."""
+        with self._lock:
+            for device_id in device_ids:
+                self._served(device_set_name(device_id))[1].touches.start()
+
+    def record_stop(self, names: Sequence[str]) -> str:
+        """End noting on sets; return the trace of their devices, base64."""
+        with self._lock:
+            sets = [self._served(name)[1] for name in names]
+        touches = [served.touches.stop() for served in sets]
+        trace = make_trace([served.device.device_id for served in sets], touches)
+        return base64.b64encode(trace.encode()).decode()
+
+    def warm(self, url: str) -> int:
+        """Open connections to a store; returns how many answered."""
+        return self._stores.warm(url)
+
+    def stats(self) -> dict[str, Any]:
+        """Return counters and sizes by device id."""
+        with self._lock:
+            sets = [served for meta, served in self._sets.values() if not meta.recording]
+        return {served.device.device_id: _device_stats(served.device) for served in sets}
+
+    def close(self) -> None:
+        """Stop serving. What is unanswered stays in the journals for a successor."""
+        self._dispatcher.close()
+        self._engine.close()
+
+    def _served(self, name: str) -> tuple[DeviceMeta, DeviceSet]:
+        served = self._sets.get(name)
+        if served is None:
+            raise SetUnknown(f"{name} is not served by this worker")
+        return served
+
+    def _completed(self, device: Device) -> None:
+        """Called once by the engine when a device misses nothing more."""
+        device.mark_complete()
+        name = device_set_name(device.device_id)
+        with self._lock:
+            known = self._sets.get(name)
+        if known is not None and known[0].mounted:
+            self._unmark(name)
+
+    def _unmark(self, name: str) -> None:
+        """A complete, mounted device raises no more events: its reads stay in the kernel."""
+        meta, served = self._sets[name]
+        try:
+            fanotify.unmark(served.group, meta.marked_path)
+        except FileNotFoundError:
+            return  # it came off before
+        except OSError as err:
+            log.warning("mark_not_removed", device=meta.device.device_id, error=str(err))
+
+
+def _open_ready(meta: DeviceMeta, fd: int, opener: Callable[[DeviceSpec], ChunkTable]) -> ReadyMap:
+    """Open the ready map; after another boot keep only what verifies."""
+    ready = ReadyMap.open(Path(meta.ready_path), meta.device.device_id, meta.device.pages)
+    if ready.needs_reverify:
+        kept = ready.reverify(lambda span: _read(fd, span), opener(meta.device))
+        log.info("ready_map_reverified", device=meta.device.device_id, pages=kept)
+    return ready
+
+
+def _read(fd: int, span: Span) -> bytes:
+    return os.pread(fd, span.length, span.offset)
+
+
+def _device_stats(device: Device) -> dict[str, Any]:
+    return {
+        "bytes_total": device.spec.size_bytes,
+        "bytes_local": min(device.spec.size_bytes, device.ready.ready_pages() * PAGE),
+        "complete": device.complete,
+        **device.counters.to_json(),
+    }

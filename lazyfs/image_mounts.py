@@ -1,0 +1,350 @@
+"""Mounted images: one EROFS mount an image, however many use it; devices shared between images.
+
+Order (kernel rules): device file opened -> marked -> keeper holds it -> worker serves it -> mounted
+-> read-ahead set -> marks of complete devices come off. A failed step undoes itself.
+
+A mount that nobody uses any more stays, because its page cache is what makes the next start warm;
+at most ``idle_limit`` of them, the one unused longest goes first. Mounts are known to the keeper
+too, so that the next agent adopts them. One lock per image orders its steps, one the books; methods
+may be called from any thread. Needs CAP_SYS_ADMIN.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hotstart.core.errors import Conflict, UserError
+from hotstart.core.log import get_logger
+from hotstart.kernel.erofs import ErofsMount, mount_erofs, set_read_ahead
+from hotstart.kernel.keeper_client import HandleSet
+from hotstart.kernel.mounts import is_mounted, mounts_below, unmount
+from hotstart.store.ready_map import ReadyMap
+from hotstart.store.trace import Trace
+from lazyfs.cache import Cache
+from lazyfs.device_handles import KIND, DeviceMeta, device_set_name, open_device
+from lazyfs.fill_client import FillClient
+from lazyfs.keeper_guard import KeeperGuard
+from lazyfs.plans import BundlePlan, Plan, TracePlan
+from lazyfs.recording import Recording, record
+from lazyfs.spec import DeviceSpec, MountSpec
+from lazyfs.stores import StorePool
+
+log = get_logger(__name__)
+
+MOUNT_KIND = "mount"
+IDLE_LIMIT = 16
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """One mounted image. ``users`` and ``unused_since_s`` change under the books' lock."""
+
+    spec: MountSpec
+    path: Path
+    mount: ErofsMount
+    users: int = 0
+    unused_since_s: float = field(default_factory=time.monotonic)
+    keep_marks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MountStats:
+    """One mount as others see it; sizes in bytes."""
+
+    manifest: str
+    path: Path
+    users: int
+    bytes_total: int
+    bytes_local: int
+    bytes_fetched: int
+    faults: int
+    counters: dict[str, Any]
+
+
+class MountedImage:
+    """One use of a mounted image; ``release`` exactly once."""
+
+    def __init__(self, mounts: ImageMounts, entry: _Entry) -> None:
+        self._mounts = mounts
+        self._entry: _Entry | None = entry
+        self.spec = entry.spec
+        self.path = entry.path
+
+    def release(self) -> None:
+        """Let go; a second call does nothing."""
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            self._mounts.give_back(entry)
+
+    def __enter__(self) -> MountedImage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class ImageMounts:
+    """The mounts of one root, through fanotify."""
+
+    def __init__(
+        self,
+        root: Path,
+        cache: Cache,
+        guard: KeeperGuard,
+        worker: FillClient,
+        *,
+        idle_limit: int = IDLE_LIMIT,
+    ) -> None:
+        self._directory = root / "mounts"
+        self._scratch = root / "run" / "recording"
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._cache = cache
+        self._guard = guard
+        self._worker = worker
+        self._stores = StorePool()
+        self._idle_limit = idle_limit
+        self._lock = threading.RLock()
+        self._image_locks: dict[str, threading.Lock] = {}
+        self._entries: dict[str, _Entry] = {}
+
+    def adopt(self) -> int:
+        """Take over an earlier agent's mounts, clear away what is half there; returns how many."""
+        with self._lock:
+            for name in self._guard.names(MOUNT_KIND):
+                self._adopt_one(name)
+            known = {str(entry.path) for entry in self._entries.values()}
+            for stale in mounts_below(self._directory):
+                if stale.target not in known:
+                    log.warning("stale_mount_removed", path=stale.target)
+                    unmount(stale.target, detach=True)
+            for stale in mounts_below(self._scratch):
+                unmount(stale.target, detach=True)
+            self._drop_unused_devices()
+            return len(self._entries)
+
+    def _adopt_one(self, name: str) -> None:
+        held = self._guard.get(name)
+        if held is None:
+            return
+        spec = MountSpec.from_json(held.meta["spec"])
+        path = Path(held.meta["path"])
+        if is_mounted(path):
+            bdis = tuple(held.meta["bdis"])
+            self._entries[spec.manifest] = _Entry(spec, path, ErofsMount(path, bdis))
+        else:
+            self._guard.drop(name)
+
+    def mount(
+        self, spec: MountSpec, *, read_ahead_kib: int, keep_marks: bool = False
+    ) -> MountedImage:
+        """Mount an image, or use the mount that is there; files opened next read ahead so far.
+
+        With ``keep_marks`` complete devices keep raising events, for a recording on this mount.
+        Raises Unsupported (kernel, file system), what the store raises for the bootstrap, OSError.
+        """
+        with self._image_lock(spec.manifest):
+            with self._lock:
+                entry = self._entries.get(spec.manifest)
+            if entry is None:
+                entry = self._mount_new(spec, keep_marks=keep_marks)
+            with self._lock:
+                entry.users += 1
+                self._entries[spec.manifest] = entry
+            set_read_ahead(entry.mount, read_ahead_kib)
+        return MountedImage(self, entry)
+
+    def _mount_new(self, spec: MountSpec, *, keep_marks: bool) -> _Entry:
+        blobs = self._stores.get(spec.store_url).blobs
+        bootstrap = self._cache.bootstrap(spec.bootstrap, blobs)
+        path = self._directory / spec.manifest
+        path.mkdir(exist_ok=True)
+        with ExitStack() as undo:
+            undo.callback(path.rmdir)
+            for device in spec.devices:
+                self._acquire(device, undo)
+            devices = [self._cache.device_path(device.device_id) for device in spec.devices]
+            mount = mount_erofs(bootstrap, path, devices)
+            undo.callback(unmount, path, detach=True)
+            meta = {"spec": spec.to_json(), "path": str(path), "bdis": list(mount.bdis)}
+            self._guard.put(HandleSet(f"mount/{spec.manifest}", MOUNT_KIND, meta, []))
+            undo.callback(self._guard.drop, f"mount/{spec.manifest}")
+            if not keep_marks:
+                self._release_marks(spec)
+            undo.pop_all()
+        return _Entry(spec, path, mount, keep_marks=keep_marks)
+
+    def _acquire(self, spec: DeviceSpec, undo: ExitStack) -> None:
+        """Have the device served; a set that is there belongs to another mount of it."""
+        with self._lock:
+            name = device_set_name(spec.device_id)
+            if self._guard.get(name) is None:
+                self._guard.put(open_device(self._cache, spec))
+                undo.callback(self._drop_device, spec.device_id)
+            self._worker.attach(name)
+
+    def _release_marks(self, spec: MountSpec) -> None:
+        """Say that the devices are mounted: complete ones lose their mark, now or later."""
+        for device in spec.devices:
+            name = device_set_name(device.device_id)
+            held = self._guard.get(name)
+            if held is not None and not held.meta["mounted"]:
+                self._guard.update_meta(name, {**held.meta, "mounted": True})
+            self._worker.mounted(name)
+
+    def give_back(self, entry: _Entry) -> None:
+        """Note that one user is gone; unmount what has been idle longest beyond the limit."""
+        with self._lock:
+            entry.users -= 1
+            entry.unused_since_s = time.monotonic()
+            idle = sorted(
+                (e for e in self._entries.values() if e.users == 0), key=lambda e: e.unused_since_s
+            )
+            surplus = idle[: max(0, len(idle) - self._idle_limit)]
+        for one in surplus:
+            self.unmount(one.spec.manifest)
+
+    def unmount(self, manifest: str) -> bool:
+        """Unmount an image that nobody uses; False if somebody does or it isn't mounted.
+
+        Raises OSError (EBUSY) when a process still has a file of it open.
+        """
+        with self._image_lock(manifest), self._lock:
+            entry = self._entries.get(manifest)
+            if entry is None or entry.users:
+                return False
+            unmount(entry.path)
+            self._forget(entry)
+            return True
+
+    def unmount_all(self) -> None:
+        """Unmount everything. Raises Conflict if a mount is in use."""
+        with self._lock:
+            used = [e.spec.manifest[:12] for e in self._entries.values() if e.users]
+            if used:
+                raise Conflict(f"images are in use: {', '.join(used)}", "stop their containers")
+            for entry in list(self._entries.values()):
+                unmount(entry.path, detach=True)
+                self._forget(entry)
+
+    def _forget(self, entry: _Entry) -> None:
+        del self._entries[entry.spec.manifest]
+        entry.path.rmdir()
+        self._guard.drop(f"mount/{entry.spec.manifest}")
+        self._drop_unused_devices()
+
+    def _drop_unused_devices(self) -> None:
+        used = {d.device_id for entry in self._entries.values() for d in entry.spec.devices}
+        for name in self._guard.names(KIND):
+            held = self._guard.get(name)
+            if held is not None and DeviceMeta.from_json(held.meta).device.device_id not in used:
+                self._worker.detach(name)
+                self._guard.drop(name)
+
+    def _drop_device(self, device_id: str) -> None:
+        name = device_set_name(device_id)
+        self._worker.detach(name)
+        self._guard.drop(name)
+
+    def prefetch(self, name: str, plan: Plan) -> int:
+        """Begin to fetch for the mounted image ``name`` (its manifest in hex); returns a job.
+
+        A bundle and a trace reach every device they name, whichever mount it belongs to.
+        """
+        return self._worker.prefetch(self._devices_of(name, plan), plan)
+
+    def wait(self, job: int) -> dict[str, Any]:
+        """Wait for a prefetch. Raises PrefetchFailed, SetUnknown."""
+        return self._worker.wait(job)
+
+    def _devices_of(self, name: str, plan: Plan) -> tuple[str, ...]:
+        match plan:
+            case BundlePlan(index=index):
+                return index.device_ids
+            case TracePlan(trace):
+                return trace.device_ids
+            case _:
+                return tuple(device.device_id for device in self._entry(name).spec.devices)
+
+    def _entry(self, name: str) -> _Entry:
+        with self._lock:
+            entry = self._entries.get(name)
+        if entry is None:
+            raise UserError(f"image {name[:12]} is not mounted", "mount it first")
+        return entry
+
+    def is_local(self, spec: MountSpec) -> bool:
+        """Tell whether every byte of an image is here."""
+        return all(self._is_complete(device) for device in spec.devices)
+
+    def _is_complete(self, device: DeviceSpec) -> bool:
+        ready_path = self._cache.ready_path(device.device_id)
+        if not ready_path.exists():
+            return False
+        with ReadyMap.open(ready_path, device.device_id, device.pages) as ready:
+            return ready.complete
+
+    def record_start(self, name: str) -> None:
+        """Begin to note what is touched on the image's own mount (made with ``keep_marks``)."""
+        devices = self._entry(name).spec.devices
+        self._worker.record_start([device.device_id for device in devices])
+
+    def record_stop(self, name: str) -> Trace:
+        """End noting, let complete devices lose their marks, and return what was touched."""
+        entry = self._entry(name)
+        names = [device_set_name(device.device_id) for device in entry.spec.devices]
+        trace = self._worker.record_stop(names)
+        entry.keep_marks = False
+        self._release_marks(entry.spec)
+        return trace
+
+    @contextmanager
+    def mount_recording(self, spec: MountSpec, *, read_ahead_kib: int) -> Iterator[Recording]:
+        """Mount an image a second time, apart, and note exactly what is touched there."""
+        with self.mount(spec, read_ahead_kib=read_ahead_kib):
+            bootstrap = self._cache.bootstrap(
+                spec.bootstrap, self._stores.get(spec.store_url).blobs
+            )
+            with record(
+                spec,
+                bootstrap,
+                self._scratch,
+                self._guard,
+                self._worker,
+                read_ahead_kib=read_ahead_kib,
+            ) as recording:
+                yield recording
+
+    def stats(self) -> list[MountStats]:
+        """Return every mount with its counters."""
+        devices = self._worker.stats()
+        with self._lock:
+            return [_stats(entry, devices) for entry in self._entries.values()]
+
+    def _image_lock(self, manifest: str) -> threading.Lock:
+        with self._lock:
+            return self._image_locks.setdefault(manifest, threading.Lock())
+
+
+def _stats(entry: _Entry, devices: dict[str, dict[str, Any]]) -> MountStats:
+    own = [devices.get(device.device_id, {}) for device in entry.spec.devices]
+
+    def total(key: str) -> int:
+        return sum(int(device.get(key, 0)) for device in own)
+
+    return MountStats(
+        entry.spec.manifest,
+        entry.path,
+        entry.users,
+        total("bytes_total"),
+        total("bytes_local"),
+        total("fetched_bytes"),
+        total("faults"),
+        own[0] if own else {},
+    )

@@ -1,0 +1,215 @@
+"""The agent's side of the keeper: starts it, holds a second copy of every set, starts it again.
+
+fanotify and userfaultfd fail open: at the last close of a handle, readers see zeros. With two
+holders either may die. If the keeper ends, the guard starts another and puts every set back, and
+readers merely wait; if the agent ends, the next guard finds the keeper and copies every set.
+
+One lock orders everything; methods may be called from any thread. ``close`` ends the guard and its
+copies and leaves the keeper running; ``shutdown`` ends the keeper too and is right only when
+nothing is mounted or restored on what it holds.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hotstart.core.errors import Unavailable
+from hotstart.core.log import get_logger
+from hotstart.core.run import DEVNULL, spawn
+from hotstart.kernel import keeper as keeper_program
+from hotstart.kernel.keeper_client import HandleSet, KeeperClient, KeeperGone, KeeperRefused
+
+log = get_logger(__name__)
+
+START_TIMEOUT_S = 15.0
+WATCH_INTERVAL_S = 1.0
+
+
+class KeeperUnstartable(Unavailable):
+    """The keeper did not come to answer in time; its log says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCommand:
+    """A worker that the keeper keeps alive; ``env`` is added to the keeper's environment."""
+
+    kind: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+
+
+class KeeperGuard:
+    """Keeps a keeper alive in ``run_dir`` and a copy of what it holds."""
+
+    def __init__(self, run_dir: Path, workers: Sequence[WorkerCommand] = ()) -> None:
+        self._run_dir = run_dir
+        self._socket = run_dir / "keeper.sock"
+        self._workers = tuple(workers)
+        self._lock = threading.RLock()
+        self._client: KeeperClient | None = None
+        self._sets: dict[str, HandleSet] = {}
+        self._closed = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="keeper-guard", daemon=True)
+
+    def start(self) -> None:
+        """Find or start the keeper, copy what it holds, have the workers run, and keep watch."""
+        self._run_dir.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            self._connect()
+            self.refresh()
+        self._watcher.start()
+
+    def put(self, held: HandleSet) -> None:
+        """Have the keeper hold a set too; the guard takes over the caller's copy.
+
+        A set of the same name is replaced. On failure the caller's copy is closed.
+        """
+        with self._lock:
+            try:
+                self._asking().put(held)
+            except BaseException:
+                held.close()
+                raise
+            old = self._sets.get(held.name)
+            self._sets[held.name] = held
+            if old is not None:
+                old.close()
+
+    def update_meta(self, name: str, meta: dict[str, Any]) -> None:
+        """Replace what stands beside a set."""
+        with self._lock:
+            held = self._sets[name]
+            held.meta = meta
+            self._asking().put(held)
+
+    def get(self, name: str) -> HandleSet | None:
+        """Return the guard's own copy: its descriptors stay the guard's. None if unknown."""
+        with self._lock:
+            return self._sets.get(name)
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of the sets of one kind."""
+        with self._lock:
+            return [name for name, held in self._sets.items() if held.kind == kind]
+
+    def drop(self, name: str) -> None:
+        """Close a set everywhere. Only when nothing depends on it: readers would see zeros."""
+        with self._lock:
+            self._asking().drop(name)
+            held = self._sets.pop(name, None)
+            if held is not None:
+                held.close()
+
+    def refresh(self) -> None:
+        """Copy sets that workers gave to the keeper, and let go of those that are gone."""
+        with self._lock:
+            client = self._asking()
+            names = set(client.names())
+            for name in names - set(self._sets):
+                try:
+                    self._sets[name] = client.get(name)
+                except KeeperRefused:
+                    continue  # dropped in between
+            for name in set(self._sets) - names:
+                self._sets.pop(name).close()
+
+    def status(self) -> dict[str, Any]:
+        """Return the keeper's word on itself and its workers."""
+        with self._lock:
+            return self._asking().status()
+
+    def restart_worker(self, kind: str) -> None:
+        """Replace a worker; its successor answers what it leaves behind."""
+        with self._lock:
+            self._asking().restart(kind)
+
+    def close(self) -> None:
+        """End the guard; the keeper goes on."""
+        self._closed.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+            for held in self._sets.values():
+                held.close()
+            self._sets.clear()
+
+    def shutdown(self) -> None:
+        """End workers and keeper, then the guard. Nothing may be mounted on the sets any more."""
+        self._closed.set()
+        with self._lock:
+            if self._client is not None:
+                self._client.shutdown()
+                self._client.wait_closed()
+        self.close()
+
+    def _asking(self) -> KeeperClient:
+        """Return a client that answers; a dead keeper is replaced first."""
+        if self._client is not None:
+            try:
+                self._client.status()
+            except KeeperGone:
+                self._replace()
+        else:
+            self._connect()
+        assert self._client is not None  # noqa: S101  # _connect sets it or raises
+        return self._client
+
+    def _replace(self) -> None:
+        log.warning("keeper_gone", run_dir=self._run_dir, sets=len(self._sets))
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        self._connect(put_back=True)
+
+    def _connect(self, *, put_back: bool = False) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        started = False
+        while True:
+            try:
+                client = KeeperClient(self._socket)
+                break
+            except KeeperGone as err:
+                if time.monotonic() > deadline:
+                    raise KeeperUnstartable(
+                        f"{self._run_dir}: the keeper does not answer; see keeper.log there"
+                    ) from err
+            if not started:
+                self._spawn()
+                started = True
+            time.sleep(0.005)
+        self._client = client
+        if put_back:
+            for held in self._sets.values():
+                client.put(held)
+        for worker in self._workers:
+            client.supervise(worker.kind, worker.argv, worker.env)
+
+    def _spawn(self) -> None:
+        argv = [sys.executable, "-S", "-E", keeper_program.__file__, str(self._run_dir)]
+        with (self._run_dir / "keeper.log").open("ab") as output:
+            # setsid --fork: the keeper belongs to nobody who could forget to wait for it.
+            starter = spawn(["setsid", "--fork", *argv], stdout=DEVNULL, stderr=output)
+        starter.wait()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(WATCH_INTERVAL_S):
+            try:
+                self.refresh()
+            except (Unavailable, OSError) as err:
+                log.warning("keeper_watch_failed", error=str(err))
+
+
+def module_command(kind: str, module: str, run_dir: Path) -> WorkerCommand:
+    """Return the command of a worker that is a module of this installation."""
+    argv = [sys.executable, "-m", module, "--run-dir", os.fspath(run_dir)]
+    return WorkerCommand(kind, argv, {})

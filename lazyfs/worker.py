@@ -1,0 +1,85 @@
+"""The fill worker: ``python -m lazyfs.worker --run-dir DIR``, started and kept alive by the keeper.
+
+Takes over every device set that the keeper holds (what a killed predecessor left is answered
+first), then serves RUN_DIR/fill.sock until SIGTERM. May be killed at any instant. It never maps,
+opens or imports anything below the mounts it fills.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from hotstart.core.log import configure, get_logger
+from hotstart.kernel.keeper_client import KeeperClient
+from lazyfs.control_server import ControlServer, Operation
+from lazyfs.crash_points import crash_at, no_crash
+from lazyfs.fill_engine import PATIENCE_S
+from lazyfs.fill_service import FillService
+
+log = get_logger(__name__)
+
+SOCKET = "fill.sock"
+
+
+def operations(service: FillService) -> dict[str, Operation]:
+    """Return what can be asked on the control socket."""
+
+    def nothing(call: Operation) -> Operation:
+        return lambda request: (call(request), None)[1]
+
+    return {
+        "ping": lambda _: "fill",
+        "attach": nothing(lambda r: service.attach(r["name"])),
+        "detach": nothing(lambda r: service.detach(r["name"])),
+        "mounted": nothing(lambda r: service.mounted(r["name"])),
+        "prefetch": lambda r: service.prefetch(r["devices"], r["plan"]),
+        "job": lambda r: service.job(r["job"], r.get("wait_s", 0.0)),
+        "record_start": nothing(lambda r: service.record_start(r["devices"])),
+        "record_stop": lambda r: service.record_stop(r["names"]),
+        "warm": lambda r: service.warm(r["store"]),
+        "stats": lambda _: service.stats(),
+    }
+
+
+def raise_limits() -> None:
+    """Allow as many descriptors as the hard limit does: an event costs one while it waits."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until SIGTERM; 0 then."""
+    parser = argparse.ArgumentParser(prog="lazyfs.worker")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--patience-s", type=float, default=PATIENCE_S)
+    parser.add_argument("--crash-at", default="", help="named crash point, for tests")
+    options = parser.parse_args(argv)
+    configure()
+    raise_limits()
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    with KeeperClient(options.run_dir / "keeper.sock") as keeper:
+        passage = crash_at(options.crash_at) if options.crash_at else no_crash
+        service = FillService(keeper, patience_s=options.patience_s, passage=passage)
+        taken = service.take_over()
+        control = ControlServer(options.run_dir / SOCKET, operations(service))
+        control.start()
+        gc.freeze()  # what lives as long as the process is not looked at again
+        log.info("fill_worker_serves", sets=taken)
+        stopped.wait()
+        control.close()
+        service.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
