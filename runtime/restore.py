@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,7 @@ from hotstart.core.phases import Phases
 from hotstart.kernel.cgroup import Group
 from hotstart.store.signing import PublicKey
 from hotstart.store.stack import Store
+from runtime.cgroup_primer import CgroupPrimer
 from runtime.container_directory import ContainerDirectory
 from runtime.container_spec import ContainerSpec
 from runtime.image_access import CachePaths, Images, Mounted, Prefetcher
@@ -62,6 +63,7 @@ class RestoreTools:
     trusted: Callable[[], Sequence[PublicKey]]
     wait_ready: WaitReady
     cgroup_parent: Group
+    primer: CgroupPrimer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,8 @@ class Restorer:
         """
         spec = effective_spec(spec, snapshot)
         check_volumes(spec, snapshot.config)
-        with ExitStack() as undo:
+        primer = self._tools.primer
+        with ExitStack() as undo, primer.awake() if primer else nullcontext():
             image, own, network = self._prepare(snapshot, spec, phases, undo)
             plan = self._plan(snapshot, spec, directory, image.path, own.path, network)
             thawed = thaw(plan, self._tools.thaw, phases, undo)
