@@ -188,7 +188,11 @@ class _Writer:
                 item.size = directory_size(item.names, item.counts)
             else:
                 item.size = node.size
-            item.compact = self._inode(item).is_compact(self._epoch_ns)
+            item.compact = (
+                node.mtime_ns == self._epoch_ns
+                and item.size < 1 << 32
+                and max(item.links, node.uid, node.gid) < 1 << 16
+            )
             if item.placement is not None:
                 item.layout = CHUNK_BASED
             elif item.size % BLOCK and item.head_size + item.size % BLOCK <= BLOCK:
@@ -207,7 +211,7 @@ class _Writer:
             item.position = position
             position += whole
             if item.placement is not None:
-                position = align_up(position, 8) + 8 * len(item.placement.indexes())
+                position = align_up(position, 8) + 8 * item.placement.chunk_count
         xattr_block = align_up(position, BLOCK) // BLOCK
         position = align_up(xattr_block * BLOCK + len(self._xattrs.shared_area), BLOCK)
         for item in self._items:
@@ -294,7 +298,8 @@ class _Writer:
 
 
 def _check_name(prefix: bytes, name: bytes) -> None:
-    if not 0 < len(name) <= MAX_NAME or set(name) & set(b"/\0") or name in (b".", b".."):
+    is_whole = 0 < len(name) <= MAX_NAME and b"/" not in name and b"\0" not in name
+    if not is_whole or name in (b".", b".."):
         raise NotRepresentable(prefix + name, f"a name of {len(name)} bytes that no file can have")
 
 

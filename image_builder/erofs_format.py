@@ -51,7 +51,11 @@ _U64 = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class Inode:
-    """What both inode formats hold. ``data`` is i_u: first block, device number or chunk format."""
+    """What both inode formats hold. ``data`` is i_u: first block, device number or chunk format.
+
+    The compact format takes sizes below 4 GiB, links, owners and groups below 65536, and has the
+    time of the superblock.
+    """
 
     layout: int
     xattr_count: int
@@ -63,14 +67,6 @@ class Inode:
     uid: int
     gid: int
     mtime_ns: int
-
-    def is_compact(self, epoch_ns: int) -> bool:
-        """Return whether 32 bytes hold it: small numbers, and the time of the superblock."""
-        return (
-            self.mtime_ns == epoch_ns
-            and self.size < 1 << 32
-            and max(self.links, self.uid, self.gid) < 1 << 16
-        )
 
     def pack_compact(self) -> bytes:
         """Return 32 bytes. The time is the superblock's (newer kernels read a delta of 0)."""

@@ -36,15 +36,22 @@ class FilePlacement:
     runs: tuple[Span, ...]
     device_offset: int = -1
 
+    extent_size: int = 0
+    """Bytes in the device, whole pages; computed from the runs."""
+
+    def __post_init__(self) -> None:
+        self.extent_size = sum([run.length for run in self.runs])
+
     @property
-    def extent_size(self) -> int:
-        """Bytes in the device, whole pages."""
-        return sum(run.length for run in self.runs)
+    def chunk_count(self) -> int:
+        """Chunks, hence indexes, of the file."""
+        chunk = PAGE << self.chunk_bits
+        return (self.content.size + chunk - 1) // chunk
 
     def indexes(self) -> list[int | None]:
         """Return for each chunk of the file its first byte in the device, None for a hole."""
         chunk = PAGE << self.chunk_bits
-        found: list[int | None] = [None] * ((self.content.size + chunk - 1) // chunk)
+        found: list[int | None] = [None] * self.chunk_count
         position = self.device_offset
         for run in self.runs:
             for offset in range(run.offset, run.end, chunk):
@@ -54,6 +61,9 @@ class FilePlacement:
 
     def read_extent(self, start: int, buffer: memoryview) -> None:
         """Fill ``buffer``, which is zero, with the extent's bytes from ``start`` on."""
+        if len(self.runs) == 1 and self.runs[0].offset == 0:
+            self.content.read_into(start, buffer[: min(len(buffer), self.content.size - start)])
+            return
         at = 0
         wanted = Span(start, len(buffer))
         for run in self.runs:
@@ -75,6 +85,8 @@ def place(path: bytes, node: Node, content: Content, *, dense: bool) -> FilePlac
     size = content.size
     end = align_up(size)
     spans = [Span(0, size)] if dense else content.data_spans()
+    if len(spans) == 1 and spans[0].length == size:
+        return FilePlacement(path, node, content, _bits_for(path, size), (Span(0, end),))
     runs = _whole(spans, PAGE, end)
     if runs == [Span(0, end)] or not runs:
         return FilePlacement(path, node, content, _bits_for(path, size), tuple(runs))
