@@ -13,6 +13,7 @@ import json
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ from runtime.runc import Runc, failure
 
 KILLED_STATUS = 128 + signal.SIGKILL
 _NOT_STARTED = 255
-_LINGER_S = 2.0
+_LINGER_S = 5.0
+_STEP_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +75,20 @@ class Execution:
         return Outcome(self.process.returncode, stdout, stderr)
 
     def kill(self) -> None:
-        """End the program now, and runc with it. Idempotent."""
-        if self.process.poll() is not None:
-            return
-        if self.signal(signal.SIGKILL):
+        """End the program now, and runc with it. Idempotent.
+
+        runc reaps the program. Were runc killed first, its orphan would be left to whoever is
+        init on this host, and until that has reaped it, the whole container cannot end: the
+        first process of a pid namespace outlives all others in it (pid_namespaces(7)).
+        """
+        deadline = time.monotonic() + _LINGER_S
+        while self.process.poll() is None and time.monotonic() < deadline:
+            self.signal(signal.SIGKILL)
             with contextlib.suppress(TimeoutExpired):
-                self.process.wait(timeout=_LINGER_S)
-        # Not started yet, or a grandchild holds the pipes open: runc has nothing left to tell us.
-        self.process.kill()
-        self.process.wait()
-        self.signal(signal.SIGKILL)
+                self.process.wait(timeout=_STEP_S)
+        if self.process.poll() is None:  # a grandchild holds the pipes open: runc waits for those
+            self.process.kill()
+            self.process.wait()
 
 
 @contextmanager

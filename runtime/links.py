@@ -116,10 +116,10 @@ class Plumber:
         with self._lock:
             self._in_use.discard(network.slot)
 
-    def remove_strangers(self) -> None:
-        """Remove namespaces and links of this root that are not in use."""
+    def remove_strangers(self, *, everything: bool = False) -> None:
+        """Remove namespaces and links of this root that are not in use, or all of them."""
         with self._lock:
-            slots = set(self._in_use)
+            slots = set() if everything else set(self._in_use)
         for path in self._directory.iterdir():
             if int(path.name.rpartition("-")[2]) not in slots:
                 remove_network(path)

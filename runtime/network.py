@@ -111,7 +111,7 @@ class NetworkPool:
     def close(self, *, remove: bool = False) -> None:
         """End the thread and destroy the spares; with ``remove`` also table and subnet. Idempotent.
 
-        With ``remove`` no network may be in use.
+        With ``remove`` no container may run any more: every network of the root goes.
         """
         with self._lock:
             if self._closed:
@@ -125,7 +125,7 @@ class NetworkPool:
         self._worker.join()
         self._ports.close()
         if remove:
-            self._plumber.remove_strangers()
+            self._plumber.remove_strangers(everything=True)
             self._table.destroy()
             self._registry.release_subnet()
 

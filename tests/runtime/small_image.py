@@ -43,7 +43,7 @@ PORT = 8000
 PYTHON = Path("/usr/bin/python3")
 SERVER = """
 import http.server, json, os, socket, sys, time
-MEMORY = bytearray(os.urandom(1) * (8 << 20))
+MEMORY = bytearray(bytes([1 + os.urandom(1)[0] % 255]) * (8 << 20))
 state = {"count": 0}
 connection = None
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -252,6 +252,16 @@ class RestoredContainer:
         self.node = node
         self.directory = directory
         self.restored = restored
+
+    @property
+    def subject(self):
+        return Subject(
+            directory=self.directory,
+            spec=self.restored.spec,
+            network=self.restored.network,
+            image=self.node.image,
+            image_reference="small:latest",
+        )
 
     def ask(self, **request):
         return self.node.ask(self.restored.network, {"port": PORT, **request})

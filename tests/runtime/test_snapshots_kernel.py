@@ -8,6 +8,7 @@ import pytest
 
 from hotstart.core.errors import NotFound, UserError
 from hotstart.core.phases import Phases
+from hotstart.core.progress import NullSink
 from hotstart.kernel.mounts import mounts_below
 from hotstart.store.references import ReferenceName
 from hotstart.store.signing import NodeKey, SignatureForeign
@@ -53,6 +54,19 @@ def test_two_restores_of_one_snapshot_do_not_see_each_other(node, published):
         one.ask(method="POST", path="/")
         assert one.ask(path="/")["count"] == 3
         assert two.ask(path="/") == {**one.ask(path="/"), "count": 2, "file": "count 2"}
+
+
+def test_a_restored_container_can_be_captured_whole(node, published):
+    """Memory that nobody has asked for since the restore must be in the second dump too."""
+    with node.restore("counted", "second") as restored:
+        subject = restored.subject
+        captured = node.capturer.capture(
+            subject, node.store, "again", progress=NullSink(), phases=Phases()
+        )
+        assert captured.config.argv == published.config.argv
+    with node.restore("counted", "first") as first, node.restore("again", "third") as third:
+        assert third.ask(path="/") == first.ask(path="/")
+        assert third.ask(path="/")["memory"] > 0
 
 
 def test_a_published_snapshot_says_what_it_proved(node, published):

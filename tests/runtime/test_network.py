@@ -1,0 +1,216 @@
+"""Networks that packets really cross: publishing, leaving, refusing, side by side."""
+
+import contextlib
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from hotstart.core.run import run
+from hotstart.kernel.namespaces import call_in_network
+from runtime.container_spec import PortMapping
+from runtime.links import Network, root_id
+from runtime.network import NetworkPool
+from runtime.network_registry import PortInUse
+
+pytestmark = pytest.mark.kernel
+
+
+def _free_port(address="127.0.0.1"):
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _answering(network, port, word):
+    """Answer every connection to a port inside the network with one word."""
+    listener = call_in_network(network.path, lambda: socket.create_server(("0.0.0.0", port)))
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = listener.accept()
+                with peer:
+                    peer.sendall(word)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        listener.close()
+
+
+def _ask(address, port):
+    with socket.create_connection((address, port), timeout=5) as peer:
+        return peer.recv(100)
+
+
+def _refused(address, port):
+    try:
+        socket.create_connection((address, port), timeout=1).close()
+    except OSError:
+        return True
+    return False
+
+
+@pytest.fixture
+def network(pool):
+    network = pool.acquire()
+    yield network
+    pool.release(network)
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_published_port_answers_on_this_machine(pool, name):
+    port = _free_port()
+    network = pool.publish(pool.acquire(), [PortMapping(port, 80)])
+    with _answering(network, 80, b"inside"):
+        assert _ask(name, port) == b"inside"
+        pool.release(network)
+        assert _refused("127.0.0.1", port)
+
+
+def test_published_port_answers_on_every_address_if_asked(pool):
+    port = _free_port("0.0.0.0")
+    network = pool.publish(pool.acquire(), [PortMapping(port, 80, "0.0.0.0")])
+    other = pool.acquire()
+    with _answering(network, 80, b"everywhere"):
+        assert _ask("127.0.0.1", port) == b"everywhere"
+        assert _ask(other.gateway, port) == b"everywhere"
+        assert call_in_network(other.path, lambda: _ask(other.gateway, port)) == b"everywhere"
+        # A container that asks for its own published port gets itself.
+        assert call_in_network(network.path, lambda: _ask(network.gateway, port)) == b"everywhere"
+    pool.release(network)
+    pool.release(other)
+
+
+def test_port_of_a_listening_program_is_refused(pool):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        network = pool.acquire()
+        with pytest.raises(PortInUse, match=f"port {port}"):
+            pool.publish(network, [PortMapping(port, 80)])
+        pool.release(network)
+    # The failed try left nothing: the port is free now.
+    network = pool.publish(pool.acquire(), [PortMapping(port, 80)])
+    pool.release(network)
+
+
+def test_all_ports_or_none_are_published(pool):
+    free = _free_port()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = listener.getsockname()[1]
+        network = pool.acquire()
+        with pytest.raises(PortInUse):
+            pool.publish(network, [PortMapping(free, 80), PortMapping(taken, 81)])
+        pool.publish(network, [PortMapping(free, 80)])
+        pool.release(network.with_ports([PortMapping(free, 80)]))
+
+
+def test_nobody_else_can_take_a_published_port(pool):
+    port = _free_port()
+    network = pool.publish(pool.acquire(), [PortMapping(port, 80)])
+    try:
+        with pytest.raises(OSError, match="in use"):
+            socket.create_server(("127.0.0.1", port))
+    finally:
+        pool.release(network)
+
+
+def test_container_reaches_out_and_is_masqueraded(network):
+    with socket.create_server((network.gateway, 0)) as listener:
+        address = listener.getsockname()
+        peer = call_in_network(network.path, lambda: socket.create_connection(address, timeout=5))
+        with peer, listener.accept()[0] as accepted:
+            assert accepted.getpeername()[0] == network.address
+
+
+def test_container_does_not_reach_the_hosts_loopback(network):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        def attack():
+            """Send to the host's 127.0.0.1 through the link, as a container with a raw socket."""
+            run(["ip", "address", "del", "127.0.0.1/8", "dev", "lo"])
+            run(["ip", "route", "add", "127.0.0.0/8", "via", network.gateway, "dev", "eth0"])
+            Path("/proc/sys/net/ipv4/conf/eth0/route_localnet").write_text("1")
+            return _refused("127.0.0.1", port)
+
+        assert call_in_network(network.path, attack)
+
+
+def test_containers_reach_each_other(pool):
+    first, second = pool.acquire(), pool.acquire()
+    with _answering(first, 9000, b"neighbour"):
+        assert call_in_network(second.path, lambda: _ask(first.address, 9000)) == b"neighbour"
+    pool.release(first)
+    pool.release(second)
+
+
+def test_isolated_network_has_a_loopback_and_nothing_else(pool):
+    network = pool.isolated()
+    with _answering(network, 80, b"alone"):
+        assert call_in_network(network.path, lambda: _ask("127.0.0.1", 80)) == b"alone"
+    links = call_in_network(network.path, lambda: run(["ip", "-brief", "link"]).text)
+    assert [line.split()[0] for line in links.splitlines()] == ["lo"]
+    pool.release(network)
+
+
+def test_roots_side_by_side_never_share_an_address(pool, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = NetworkPool(tmp_path / "other", spare=0)
+    try:
+        port = _free_port()
+        mine, theirs = pool.publish(pool.acquire(), [PortMapping(port, 80)]), other.acquire()
+        assert mine.address != theirs.address
+        with pytest.raises(PortInUse, match="agent"):
+            other.publish(theirs, [PortMapping(port, 80)])
+        other.release(theirs)
+        pool.release(mine)
+    finally:
+        other.close(remove=True)
+
+
+def test_networks_in_use_outlive_the_agent(tmp_path):
+    first = NetworkPool(tmp_path, spare=1)
+    port = _free_port()
+    kept = first.publish(first.acquire(), [PortMapping(port, 80)])
+    forgotten = first.acquire()
+    first.close()
+    with _answering(kept, 80, b"still"):
+        assert _ask("127.0.0.1", port) == b"still"
+        second = NetworkPool(tmp_path, spare=0, in_use=[Network.from_dict(kept.to_dict())])
+        try:
+            assert _ask("127.0.0.1", port) == b"still"
+            assert not forgotten.path.exists()
+            with pytest.raises(PortInUse):
+                second.publish(second.acquire(), [PortMapping(port, 80)])
+            second.release(kept)
+            assert _refused("127.0.0.1", port)
+        finally:
+            second.close(remove=True)
+
+
+def test_many_at_once_get_one_each(pool):
+    with ThreadPoolExecutor(6) as threads:
+        networks = list(threads.map(lambda _: pool.acquire(), range(6)))
+    assert len({network.address for network in networks}) == 6
+    for network in networks:
+        pool.release(network)
+
+
+def test_nothing_is_left(tmp_path):
+    pool = NetworkPool(tmp_path, spare=2)
+    network = pool.publish(pool.acquire(), [PortMapping(_free_port(), 80)])
+    pool.release(network)
+    pool.close(remove=True)
+    name = root_id(tmp_path)
+    assert f"hotstart_{name}" not in run(["nft", "list", "tables"]).text
+    assert f"hs{name}" not in run(["ip", "-brief", "link"]).text
+    assert list((tmp_path / "run" / "netns").iterdir()) == []
