@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from hotstart.kernel import fanotify
 from hotstart.kernel.keeper_client import HandleSet
 from hotstart.store.ready_map import ReadyMap
 from lazyfs.cache import Cache
+from lazyfs.fuse_filler import READ_AHEAD_KIB
 from lazyfs.journal import create_journal
 from lazyfs.spec import DeviceSpec
 
@@ -32,6 +33,8 @@ class DeviceMeta:
 
     ``mounted``: the mark may come off once the device is complete. ``recording``: the set belongs
     to a recording of that name and notes what is touched; its mark is on ``marked_path`` alone.
+    ``fuse_target``: there is no group; the worker serves the device by FUSE at that directory,
+    whose mount reads ahead ``read_ahead_kib``.
     """
 
     device: DeviceSpec
@@ -40,6 +43,8 @@ class DeviceMeta:
     marked_path: str
     mounted: bool = False
     recording: str = ""
+    fuse_target: str = ""
+    read_ahead_kib: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the keeper's form."""
@@ -50,16 +55,23 @@ class DeviceMeta:
             "marked_path": self.marked_path,
             "mounted": self.mounted,
             "recording": self.recording,
+            "fuse_target": self.fuse_target,
+            "read_ahead_kib": self.read_ahead_kib,
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> DeviceMeta:
         """Read ``to_json``'s form. Raises UserError for another shape."""
         try:
-            rest = {key: value[key] for key in ("device_path", "ready_path", "marked_path")}
-            flags = bool(value["mounted"]), str(value["recording"])
             return cls(
-                DeviceSpec.from_json(value["device"]), **rest, mounted=flags[0], recording=flags[1]
+                DeviceSpec.from_json(value["device"]),
+                device_path=value["device_path"],
+                ready_path=value["ready_path"],
+                marked_path=value["marked_path"],
+                mounted=bool(value["mounted"]),
+                recording=value["recording"],
+                fuse_target=value["fuse_target"],
+                read_ahead_kib=int(value["read_ahead_kib"]),
             )
         except (KeyError, TypeError) as err:
             raise UserError(f"not the description of a device set: {err!r}") from err
@@ -85,6 +97,36 @@ def open_device(cache: Cache, spec: DeviceSpec) -> HandleSet:
         meta = DeviceMeta(spec, str(path), str(ready_path), str(path))
         undo.pop_all()
     return HandleSet(device_set_name(spec.device_id), KIND, meta.to_json(), handles)
+
+
+def open_fuse_device(cache: Cache, spec: DeviceSpec, target: Path) -> HandleSet:
+    """Make the sparse file if needed and open it, for a worker that serves it at ``target``."""
+    path = cache.device_path(spec.device_id)
+    ready_path = cache.ready_path(spec.device_id)
+    fd = _open_sparse(path, spec.size_bytes)
+    try:
+        ReadyMap.open(ready_path, spec.device_id, spec.pages).close()
+    except BaseException:
+        os.close(fd)
+        raise
+    meta = DeviceMeta(
+        spec,
+        str(path),
+        str(ready_path),
+        str(path),
+        fuse_target=str(target),
+        read_ahead_kib=READ_AHEAD_KIB,
+    )
+    return HandleSet(device_set_name(spec.device_id), KIND, meta.to_json(), [fd])
+
+
+def fuse_recording_handles(
+    meta: DeviceMeta, fd: int, target: Path, recording: str, read_ahead_kib: int
+) -> HandleSet:
+    """Return a set that is served by FUSE once more, at ``target``, and notes what is read."""
+    own = replace(meta, recording=recording, fuse_target=str(target), read_ahead_kib=read_ahead_kib)
+    name = f"recording/{recording}/{meta.device.device_id}"
+    return HandleSet(name, KIND, own.to_json(), [os.dup(fd)])
 
 
 def _open_sparse(path: Path, size_bytes: int) -> int:

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from hotstart.core.errors import NotFound
 from hotstart.core.log import get_logger
@@ -27,6 +27,7 @@ from lazyfs.device_handles import KIND, DeviceMeta, device_set_name
 from lazyfs.fanotify_filler import DeviceSet, Dispatcher
 from lazyfs.fetcher import Fetcher
 from lazyfs.fill_engine import PATIENCE_S, FillEngine
+from lazyfs.fuse_set import FuseSet
 from lazyfs.plans import plan_from_json
 from lazyfs.prefetch import Prefetcher, PrefetchJob
 from lazyfs.spec import DeviceSpec
@@ -35,6 +36,8 @@ from lazyfs.table_reader import open_table
 from lazyfs.touches import make_trace
 
 log = get_logger(__name__)
+
+Served: TypeAlias = DeviceSet | FuseSet
 
 
 class SetUnknown(NotFound):
@@ -60,7 +63,7 @@ class FillService:
         self._prefetcher = Prefetcher(self._engine)
         self._dispatcher = Dispatcher()
         self._lock = threading.Lock()
-        self._sets: dict[str, tuple[DeviceMeta, DeviceSet]] = {}
+        self._sets: dict[str, tuple[DeviceMeta, Served]] = {}
         self._jobs: dict[int, PrefetchJob] = {}
         self._job_numbers = itertools.count(1)
 
@@ -84,24 +87,44 @@ class FillService:
                 held.close()
                 raise
             self._sets[name] = meta, served
-        self._dispatcher.add(served)
+        if isinstance(served, DeviceSet):
+            self._dispatcher.add(served)
         if not meta.recording:
             self._engine.check_complete(served.device)
 
-    def _serve(self, meta: DeviceMeta, held: HandleSet) -> DeviceSet:
+    def _serve(self, meta: DeviceMeta, held: HandleSet) -> Served:
+        if meta.fuse_target:
+            return self._serve_by_fuse(meta, held.fds[0])
         fd, group, journal = held.fds
         if meta.recording:
-            own = self._sets.get(device_set_name(meta.device.device_id))
-            if own is None:
-                raise SetUnknown(f"recording {meta.recording}: its device is not served")
+            device = self._served(device_set_name(meta.device.device_id))[1].device
             os.close(fd)
             served = DeviceSet(
-                own[1].device, group, journal, self._engine, self._passage, owns_device=False
+                device, group, journal, self._engine, self._passage, owns_device=False
             )
             served.touches.start()
             return served
-        device = Device(meta.device, fd, _open_ready(meta, fd, self._open_table), self._open_table)
-        return DeviceSet(device, group, journal, self._engine, self._passage)
+        return DeviceSet(self._device(meta, fd), group, journal, self._engine, self._passage)
+
+    def _serve_by_fuse(self, meta: DeviceMeta, fd: int) -> FuseSet:
+        target = Path(meta.fuse_target)
+        if not meta.recording:
+            device = self._device(meta, fd)
+            return FuseSet(device, self._engine, target, read_ahead_kib=meta.read_ahead_kib)
+        os.close(fd)
+        device = self._served(device_set_name(meta.device.device_id))[1].device
+        served = FuseSet(
+            device,
+            self._engine,
+            target,
+            owns_device=False,
+            read_ahead_kib=meta.read_ahead_kib,
+        )
+        served.touches.start()
+        return served
+
+    def _device(self, meta: DeviceMeta, fd: int) -> Device:
+        return Device(meta.device, fd, _open_ready(meta, fd, self._open_table), self._open_table)
 
     def _open_table(self, spec: DeviceSpec) -> ChunkTable:
         return open_table(self._stores.get(spec.store_url).blobs, spec)
@@ -109,20 +132,21 @@ class FillService:
     def detach(self, name: str) -> None:
         """Stop serving a set that nobody reads any more; unknown names are no error."""
         with self._lock:
-            served = self._sets.pop(name, None)
-        if served is not None:
-            self._dispatcher.remove(served[1])
+            known = self._sets.pop(name, None)
+        if known is not None:
+            self._stop_serving(known[1])
+
+    def _stop_serving(self, served: Served) -> None:
+        if isinstance(served, DeviceSet):
+            self._dispatcher.remove(served)
+        else:
+            served.close()
 
     def mounted(self, name: str) -> None:
         """Learn that a device is mounted: its mark comes off as soon as it is complete."""
         with self._lock:
             meta, served = self._served(name)
-            self._sets[name] = (
-                DeviceMeta(
-                    meta.device, meta.device_path, meta.ready_path, meta.marked_path, mounted=True
-                ),
-                served,
-            )
+            self._sets[name] = replace(meta, mounted=True), served
         if served.device.all_ready():
             self._unmark(name)
 
@@ -176,9 +200,12 @@ class FillService:
     def close(self) -> None:
         """Stop serving. What is unanswered stays in the journals for a successor."""
         self._dispatcher.close()
+        for _, served in self._sets.values():
+            if isinstance(served, FuseSet):
+                served.close()
         self._engine.close()
 
-    def _served(self, name: str) -> tuple[DeviceMeta, DeviceSet]:
+    def _served(self, name: str) -> tuple[DeviceMeta, Served]:
         served = self._sets.get(name)
         if served is None:
             raise SetUnknown(f"{name} is not served by this worker")
@@ -196,6 +223,8 @@ class FillService:
     def _unmark(self, name: str) -> None:
         """A complete, mounted device raises no more events: its reads stay in the kernel."""
         meta, served = self._sets[name]
+        if not isinstance(served, DeviceSet):
+            return  # FUSE has no marks
         try:
             fanotify.unmark(served.group, meta.marked_path)
         except FileNotFoundError:

@@ -48,9 +48,10 @@ class FuseMountFailed(Unavailable):
 
 
 class FlatDevice:
-    """One device as a readable file. Takes over the device."""
+    """One device as a readable file. Takes over the device, unless it is another's."""
 
-    def __init__(self, device: Device, engine: FillEngine) -> None:
+    def __init__(self, device: Device, engine: FillEngine, *, owns_device: bool = True) -> None:
+        self._owns_device = owns_device
         self.device = device
         self.touches = TouchLog()
         self._engine = engine
@@ -93,7 +94,8 @@ class FlatDevice:
 
     def close(self) -> None:
         """Close the device."""
-        self.device.close()
+        if self._owns_device:
+            self.device.close()
 
 
 class _Operations(mfusepy.Operations):  # type: ignore[misc]  # the library has no types
@@ -143,7 +145,7 @@ class FlatFiles:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def mount(self, target: Path) -> list[Path]:
+    def mount(self, target: Path, *, read_ahead_kib: int = READ_AHEAD_KIB) -> list[Path]:
         """Mount at an empty directory and return the device files in order.
 
         Raises Unsupported without /dev/fuse or libfuse, FuseMountFailed.
@@ -158,7 +160,7 @@ class FlatFiles:
             if not self._thread.is_alive() or time.monotonic() > deadline:
                 raise FuseMountFailed(target, str(self._error or "libfuse gave no reason"))
             time.sleep(_POLL_S)
-        _set_read_ahead(target, READ_AHEAD_KIB)
+        _set_read_ahead(target, read_ahead_kib)
         return [target / f"{number}.dev" for number in range(len(self.devices))]
 
     def _serve(self, target: Path) -> None:

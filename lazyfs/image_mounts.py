@@ -11,6 +11,8 @@ may be called from any thread. Needs CAP_SYS_ADMIN.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -27,7 +29,13 @@ from hotstart.kernel.mounts import is_mounted, mounts_below, unmount
 from hotstart.store.ready_map import ReadyMap
 from hotstart.store.trace import Trace
 from lazyfs.cache import Cache
-from lazyfs.device_handles import KIND, DeviceMeta, device_set_name, open_device
+from lazyfs.device_handles import (
+    KIND,
+    DeviceMeta,
+    device_set_name,
+    open_device,
+    open_fuse_device,
+)
 from lazyfs.fill_client import FillClient
 from lazyfs.keeper_guard import KeeperGuard
 from lazyfs.plans import BundlePlan, Plan, TracePlan
@@ -37,8 +45,17 @@ from lazyfs.stores import StorePool
 
 log = get_logger(__name__)
 
+FANOTIFY, FUSE = "fanotify", "fuse"
 MOUNT_KIND = "mount"
 IDLE_LIMIT = 16
+
+
+class MountBusy(Conflict):
+    """A process has a file of the mount open; its devices must go on being served."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: a process still uses this mount", f"see: fuser -vm {path}")
+        self.path = path
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +107,7 @@ class MountedImage:
 
 
 class ImageMounts:
-    """The mounts of one root, through fanotify."""
+    """The mounts of one root."""
 
     def __init__(
         self,
@@ -99,8 +116,13 @@ class ImageMounts:
         guard: KeeperGuard,
         worker: FillClient,
         *,
+        filler: str = FANOTIFY,
         idle_limit: int = IDLE_LIMIT,
     ) -> None:
+        """``filler`` is FANOTIFY or FUSE; which one a host can have, the probes say."""
+        self.filler = filler
+        self._fuse = root / "run" / "fuse"
+        self._fuse.mkdir(parents=True, exist_ok=True)
         self._directory = root / "mounts"
         self._scratch = root / "run" / "recording"
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -169,8 +191,8 @@ class ImageMounts:
             undo.callback(path.rmdir)
             for device in spec.devices:
                 self._acquire(device, undo)
-            devices = [self._cache.device_path(device.device_id) for device in spec.devices]
-            mount = mount_erofs(bootstrap, path, devices)
+            devices = [self._path_for_erofs(device) for device in spec.devices]
+            mount = mount_erofs(bootstrap, path, devices, may_loop=self.filler == FUSE)
             undo.callback(unmount, path, detach=True)
             meta = {"spec": spec.to_json(), "path": str(path), "bdis": list(mount.bdis)}
             self._guard.put(HandleSet(f"mount/{spec.manifest}", MOUNT_KIND, meta, []))
@@ -185,9 +207,21 @@ class ImageMounts:
         with self._lock:
             name = device_set_name(spec.device_id)
             if self._guard.get(name) is None:
-                self._guard.put(open_device(self._cache, spec))
+                self._guard.put(self._open(spec))
                 undo.callback(self._drop_device, spec.device_id)
             self._worker.attach(name)
+
+    def _open(self, spec: DeviceSpec) -> HandleSet:
+        if self.filler == FANOTIFY:
+            return open_device(self._cache, spec)
+        target = self._fuse / spec.device_id
+        target.mkdir(exist_ok=True)
+        return open_fuse_device(self._cache, spec, target)
+
+    def _path_for_erofs(self, spec: DeviceSpec) -> Path:
+        if self.filler == FANOTIFY:
+            return self._cache.device_path(spec.device_id)
+        return self._fuse / spec.device_id / "0.dev"
 
     def _release_marks(self, spec: MountSpec) -> None:
         """Say that the devices are mounted: complete ones lose their mark, now or later."""
@@ -208,29 +242,30 @@ class ImageMounts:
             )
             surplus = idle[: max(0, len(idle) - self._idle_limit)]
         for one in surplus:
-            self.unmount(one.spec.manifest)
+            with contextlib.suppress(MountBusy):  # it stays, idle, until the next one goes
+                self.unmount(one.spec.manifest)
 
     def unmount(self, manifest: str) -> bool:
         """Unmount an image that nobody uses; False if somebody does or it isn't mounted.
 
-        Raises OSError (EBUSY) when a process still has a file of it open.
+        Raises MountBusy when a process still has a file of it open.
         """
         with self._image_lock(manifest), self._lock:
             entry = self._entries.get(manifest)
             if entry is None or entry.users:
                 return False
-            unmount(entry.path)
+            _unmount_unused(entry.path)
             self._forget(entry)
             return True
 
     def unmount_all(self) -> None:
-        """Unmount everything. Raises Conflict if a mount is in use."""
+        """Unmount everything. Raises Conflict if a mount is in use, MountBusy for an open file."""
         with self._lock:
             used = [e.spec.manifest[:12] for e in self._entries.values() if e.users]
             if used:
                 raise Conflict(f"images are in use: {', '.join(used)}", "stop their containers")
             for entry in list(self._entries.values()):
-                unmount(entry.path, detach=True)
+                _unmount_unused(entry.path)
                 self._forget(entry)
 
     def _forget(self, entry: _Entry) -> None:
@@ -330,6 +365,16 @@ class ImageMounts:
     def _image_lock(self, manifest: str) -> threading.Lock:
         with self._lock:
             return self._image_locks.setdefault(manifest, threading.Lock())
+
+
+def _unmount_unused(path: Path) -> None:
+    """Unmount, never lazily: whoever still read would see zeros once the handles are closed."""
+    try:
+        unmount(path)
+    except OSError as err:
+        if err.errno == errno.EBUSY:
+            raise MountBusy(path) from err
+        raise
 
 
 def _stats(entry: _Entry, devices: dict[str, dict[str, Any]]) -> MountStats:

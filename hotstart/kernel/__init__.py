@@ -1,1 +1,1 @@
-"""Thin, honest Linux: one function per system call, and probes that say why a feature is missing."""
+"""Thin, honest Linux: one function a system call, and probes that say why a feature is missing."""

@@ -17,11 +17,12 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from hotstart.core.errors import Unsupported, UserError
+from hotstart.kernel.loop import attach
 from hotstart.kernel.mounts import MS_NODEV, MS_NOSUID, MS_RDONLY, mount
 
 _BDI = Path("/sys/class/bdi")
@@ -43,11 +44,14 @@ def mount_erofs(
     directio: bool = False,
     nosuid: bool = False,
     nodev: bool = False,
+    may_loop: bool = False,
 ) -> ErofsMount:
     """Mount ``bootstrap`` read-only at ``target``, its devices in table order.
 
-    Every device must carry its fanotify mark already. Raises Unsupported where the kernel or the
-    file system beneath can't back EROFS by files, UserError for paths mount(2) can't carry.
+    Every device must carry its fanotify mark already. ``may_loop`` allows loop devices where the
+    kernel can't mount from files, and is right only for devices that fail closed (FUSE).
+    Raises Unsupported where the kernel or the file system beneath can't back EROFS by files,
+    UserError for paths mount(2) can't carry.
     """
     flags = MS_RDONLY | (MS_NOSUID if nosuid else 0) | (MS_NODEV if nodev else 0)
     options = ",".join([*(["directio"] if directio else []), *map(_device_option, devices)])
@@ -56,13 +60,27 @@ def mount_erofs(
         try:
             mount(os.fspath(bootstrap), target, "erofs", flags, options)
         except OSError as err:
-            if err.errno in (errno.ENOTBLK, errno.ENODEV):
+            if err.errno == errno.ENOTBLK and may_loop:
+                _mount_on_loops(bootstrap, target, devices, flags)
+            elif err.errno in (errno.ENOTBLK, errno.ENODEV):
                 raise Unsupported(
                     f"{bootstrap}: EROFS can't be mounted from a file here (needs kernel 6.12 with "
                     "EROFS, and a cache on ext4, xfs or btrfs)"
                 ) from err
-            raise
+            else:
+                raise
         return ErofsMount(target, tuple(sorted(set(_erofs_bdis()) - before)))
+
+
+def _mount_on_loops(bootstrap: Path, target: Path, devices: Sequence[Path], flags: int) -> None:
+    """Mount with every file behind a loop device that goes with the mount."""
+    with ExitStack() as opened:
+        loops = []
+        for path in (bootstrap, *devices):
+            device, fd = attach(path)
+            opened.callback(os.close, fd)
+            loops.append(device)
+        mount(os.fspath(loops[0]), target, "erofs", flags, ",".join(map(_device_option, loops[1:])))
 
 
 def _device_option(path: Path) -> str:
