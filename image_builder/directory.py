@@ -117,7 +117,8 @@ class Scan:
         """Raise SourceChanged if a name was added or removed since the scan."""
         for path, identity in self.directories:
             try:
-                now = identity_of(os.lstat(path))
+                # The root may be reached through a link; nothing below it is.
+                now = identity_of(os.stat(path, follow_symlinks=path == self.directories[0][0]))
             except OSError as err:
                 raise SourceChanged(show(path)) from err
             if now != identity:

@@ -70,7 +70,7 @@ def read_docker(files: BlobFiles, spool: Spool, *, tag: str) -> SavedImage:
     """Read what ``docker save`` and others write. Raises as ``read_oci`` does."""
     images = [item for item in read_list(files, "manifest.json", spool) if isinstance(item, dict)]
     if tag:
-        images = [image for image in images if tag in (image.get("RepoTags") or [])]
+        images = [image for image in images if tag in _tags(image)]
     if len(images) != 1:
         raise SourceInvalid(
             files.name,
@@ -87,6 +87,11 @@ def read_docker(files: BlobFiles, spool: Spool, *, tag: str) -> SavedImage:
         for path, diff_id in zip(paths, diff_ids, strict=True)
     )
     return SavedImage(config, layers)
+
+
+def _tags(image: Json) -> list[object]:
+    tags = image.get("RepoTags")
+    return tags if isinstance(tags, list) else []
 
 
 def _choose(files: BlobFiles, spool: Spool, entries: list[Json], wanted: str, depth: int) -> Json:

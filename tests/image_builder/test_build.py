@@ -157,6 +157,14 @@ def test_a_name_that_appears_after_the_scan_is_noticed(tmp_path):
         found.check_directories()
 
 
+def test_the_source_may_be_reached_through_a_link(tmp_path):
+    tree = make_tree(tmp_path / "tree", files=5)
+    (tmp_path / "link").symlink_to("tree")
+    store = memory_store()
+    through = build(str(tmp_path / "link"), store, reference="a:1")
+    assert through.descriptor == build(str(tree), store, reference="a:2").descriptor
+
+
 @pytest.mark.kernel
 def test_a_file_system_mounted_inside_the_source_is_refused(tmp_path):
     from hotstart.kernel.mounts import tmpfs, unmount

@@ -6,6 +6,8 @@ import os
 import tarfile
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hotstart.core.digest import DigestMismatch
 from hotstart.core.errors import IntegrityError, UserError
@@ -209,3 +211,32 @@ def test_documents_of_a_wrong_shape_are_refused(layout, tmp_path, name, content)
     layout.files[name] = content
     with pytest.raises(SourceInvalid):
         publish(f"oci:{layout.write(tmp_path / 'layout')}")
+
+
+SHAPES = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 9) | st.sampled_from(["", "x", "sha256:x"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                ["manifests", "digest", "platform", "annotations", "Config", "Layers", "RepoTags"]
+            ),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(SHAPES)
+def test_any_json_gives_a_sentence(tmp_path_factory, shape):
+    root = tmp_path_factory.mktemp("any")
+    content = json.dumps(shape).encode()
+    (root / "index.json").write_bytes(content)
+    archive = root / "docker.tar"
+    archive.write_bytes(layer(member("manifest.json", content=content)))
+    for source in (f"oci:{root}", f"docker-archive:{archive}", f"docker-archive:{archive}:x"):
+        with pytest.raises(UserError):
+            publish(source)
