@@ -3,13 +3,20 @@
 import os
 import random
 import shutil
+import stat
 
 import pytest
 
 from hotstart.core.run import run
+from hotstart.core.span import PAGE, Span, pages_of
+from hotstart.kernel.erofs import mount_erofs
+from hotstart.kernel.mounts import unmount
+from image_builder.bootstrap import BootstrapDevice, write_bootstrap
 from image_builder.build import build, build_tree
 from image_builder.directory import scan
 from image_builder.options import BuildOptions
+from image_builder.placement import place
+from image_builder.tree import Node, Tree
 from tests.fakes.built_images import bring_home, described, mounted
 from tests.fakes.memory_store import memory_store
 from tests.image_builder.rich_tree import make_rich_tree
@@ -128,3 +135,41 @@ def test_a_tree_without_data_needs_no_device(tmp_path):
     assert built.devices == ()
     with mounted(built, store, tmp_path / "image") as root:
         assert described(root) == described(source)
+
+
+class Endless:
+    """A dense file of any size whose bytes nobody reads here."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def data_spans(self):
+        return (Span(0, self.size),)
+
+    def read_into(self, offset, buffer):
+        raise AssertionError("only its place is asked for")
+
+
+@pytest.mark.parametrize("size", [(6 << 30) + 1, (3 << 40) + 5])
+def test_a_dense_file_beyond_4_gib_is_one_chunk_that_the_kernel_follows(tmp_path, size):
+    tree = Tree()
+    node = tree.root.children[b"weights"] = Node(stat.S_IFREG | 0o644, content=Endless(size))
+    placed = place(b"weights", node, node.content, dense=False)
+    placed.device_offset = 16 * PAGE
+    slot = BootstrapDevice("d", 16 + pages_of(size))
+    bootstrap, device, target = tmp_path / "boot", tmp_path / "dev", tmp_path / "mnt"
+    bootstrap.write_bytes(write_bootstrap(tree, {id(node): placed}, [slot]))
+    with device.open("wb") as file:
+        file.truncate(slot.blocks * PAGE)
+        for at in (0, (4 << 30) + 123, size - 3):
+            os.pwrite(file.fileno(), b"abc", 16 * PAGE + at)
+    assert placed.indexes() == [16 * PAGE]
+    target.mkdir()
+    mount_erofs(bootstrap, target, [device])
+    try:
+        with (target / "weights").open("rb") as file:
+            assert os.fstat(file.fileno()).st_size == size
+            for at in (0, (4 << 30) + 123, size - 3):
+                assert os.pread(file.fileno(), 3, at) == b"abc"
+    finally:
+        unmount(target)
