@@ -31,7 +31,7 @@ from runtime.containers import ContainerStatus
 from runtime.image_access import Images, Mounted
 from runtime.logs import LogKeeper
 from runtime.network import NetworkPool
-from runtime.runc import Programs, Runc
+from runtime.runc import NotRunning, Programs, Runc
 from snapshotter.condemn import failure_of
 
 log = get_logger(__name__)
@@ -197,6 +197,16 @@ class Containers:
         """Block until a container that is ending has let go of everything."""
         self._find(name).finished.wait()
 
+    def is_running(self, name: str) -> bool:
+        """Tell whether a container has not ended, as far as anybody knows yet."""
+        entry = self._find(name)
+        return not entry.finished.is_set() and life.status(entry.directory).state != "stopped"
+
+    def require_running(self, name: str) -> None:
+        """Raise NoSuchContainer or NotRunning unless the container runs."""
+        if not self.is_running(name):
+            raise NotRunning(name)
+
     def running(self) -> list[str]:
         """Return the names of those that have not ended."""
         with self._lock:
@@ -205,6 +215,17 @@ class Containers:
     def record(self, name: str) -> ContainerRecord:
         """Return a container's record. Raises NoSuchContainer."""
         return self._find(name).record
+
+    def image_names(self) -> dict[str, str]:
+        """Return the references by digest of what running containers use."""
+        names: dict[str, str] = {}
+        for name in self.running():
+            record = self.record(name)
+            names |= {
+                record.digest: record.reference,
+                record.image_digest: record.image_reference,
+            }
+        return names
 
     def directory(self, name: str) -> ContainerDirectory:
         """Return a container's directory. Raises NoSuchContainer."""

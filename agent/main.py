@@ -81,7 +81,7 @@ def serve(root: Path, *, filler: FillerName, own_group: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with Node(root, filler=filler) as node:
+    with Node(root, filler=filler, environment=os.environ) as node:
         server = grpc.server(
             ThreadPoolExecutor(_CALL_THREADS, thread_name_prefix="call"), options=CHANNEL_OPTIONS
         )

@@ -76,28 +76,26 @@ class MountTargets:
         with self._lock:
             if target not in {row.target for row in self._state.mounts()}:
                 raise NotFound(f"nothing of this agent is mounted at {target}", "hotstart mounts")
-            if is_mounted(Path(target)):
-                try:
-                    unmount(Path(target))
-                except OSError as err:
-                    raise Conflict(
-                        f"{target} is in use", "end the programs that use it, then try again"
-                    ) from err
-            self._state.drop_mount(target)
-            mounted = self._mounted.pop(target, None)
-            if mounted is not None:
-                mounted.release()
+            self._umount(target)
 
     def umount_all(self) -> None:
-        """Undo every mount; one in use is detached and goes when its last user does."""
+        """Undo every mount. Raises Conflict for one in use: detached it would read zeros."""
         with self._lock:
             for row in self._state.mounts():
-                if is_mounted(Path(row.target)):
-                    unmount(Path(row.target), detach=True)
-                self._state.drop_mount(row.target)
-                mounted = self._mounted.pop(row.target, None)
-                if mounted is not None:
-                    mounted.release()
+                self._umount(row.target)
+
+    def _umount(self, target: str) -> None:
+        if is_mounted(Path(target)):
+            try:
+                unmount(Path(target))
+            except OSError as err:
+                raise Conflict(
+                    f"{target} is in use", "end the programs that use it, then try again"
+                ) from err
+        self._state.drop_mount(target)
+        mounted = self._mounted.pop(target, None)
+        if mounted is not None:
+            mounted.release()
 
     def rows(self) -> list[MountRow]:
         """Return every mount, by target."""

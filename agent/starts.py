@@ -9,7 +9,7 @@ moment the agent had the request (the LongCall's own).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,7 +40,7 @@ from runtime.restore import Restorer, may_fall_back
 log = get_logger(__name__)
 
 Call = LongCall[Any]
-FetchedBytes = Callable[[], int]
+Fetched = Callable[[], Mapping[str, int]]
 
 
 class CloneRefused(Conflict):
@@ -49,14 +49,14 @@ class CloneRefused(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class StartTools:
-    """What every start of one node uses. ``fetched_bytes`` counts what the fill worker read."""
+    """What every start of one node uses. ``fetched``: bytes read of the store, by device."""
 
     containers: Containers
     cold: ColdStarter
-    restorer: Restorer
+    restorer: Callable[[], Restorer]
     open_store: Callable[[str], Store]
     trusted: Callable[[], Sequence[PublicKey]]
-    fetched_bytes: FetchedBytes
+    fetched: Fetched
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class _Attempt:
     background_fill: bool
     call: Call
     phases: Phases
-    fetched_before: int
+    fetched_before: Mapping[str, int]
     fallback_reason: str = ""
 
 
@@ -84,6 +84,14 @@ def start_key(image: LoadedImage, spec: ContainerSpec) -> Digest:
         "workdir": process.workdir,
     }
     return Digest.of(canonical_json.encode(value))
+
+
+def gained(before: Mapping[str, int], after: Mapping[str, int]) -> int:
+    """Return how much counters grew; one that is smaller than before began anew."""
+    return sum(
+        count - before.get(name, 0) if count >= before.get(name, 0) else count
+        for name, count in after.items()
+    )
 
 
 class Starter:
@@ -148,7 +156,7 @@ class Starter:
             self._refuse_clones(snapshot)
         try:
             with attempt.phases.phase("fingerprint"):
-                self._tools.restorer.check_host(snapshot)
+                self._tools.restorer().check_host(snapshot)
             return self._restore(snapshot, spec, attempt)
         except HotstartError as err:
             if isinstance(err, NotFound):
@@ -164,7 +172,7 @@ class Starter:
     ) -> _Attempt:
         phases = Phases()
         phases.started_s = call.started_s
-        fetched = self._tools.fetched_bytes()
+        fetched = self._tools.fetched()
         store = self._tools.open_store(store_url)
         return _Attempt(store, reference, spec, background_fill, call, phases, fetched)
 
@@ -174,7 +182,7 @@ class Starter:
         with attempt.phases.phase("snapshot_lookup"):
             try:
                 snapshot = load_snapshot(attempt.store, str(name), trusted=self._tools.trusted())
-                self._tools.restorer.check_host(snapshot)
+                self._tools.restorer().check_host(snapshot)
                 self._refuse_clones(snapshot)
             except NotFound:
                 return None
@@ -266,7 +274,7 @@ class Starter:
         )
         with self._tools.containers.starting(record) as start:
             self._prepare(start, attempt)
-            restored = self._tools.restorer.restore(
+            restored = self._tools.restorer().restore(
                 snapshot,
                 spec,
                 start.directory,
@@ -303,7 +311,7 @@ class Starter:
             ready_ms=round(ready_ms, 2),
             phases=attempt.phases.report(ready_ms),
             marks=attempt.phases.marks(),
-            fetched_bytes=max(0, self._tools.fetched_bytes() - attempt.fetched_before),
+            fetched_bytes=gained(attempt.fetched_before, self._tools.fetched()),
             fallback_reason=attempt.fallback_reason,
             received_s=attempt.call.started_s,
         )

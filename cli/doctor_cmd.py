@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from agent.filler import filler_route
 from cli.command import HotstartCommand
 from cli.output import show, show_json
 from cli.settings import Settings
@@ -27,7 +28,7 @@ class HostUnfit(Unsupported):
 def doctor(settings: Settings) -> None:
     """Tell what this host can do, what is missing, and why."""
     features = probe(settings.root, _criu())
-    filler, why = filler_route(features)
+    filler, why = _filler(features)
     missing = [feature for feature in features if feature.required and not feature.present]
     if settings.json:
         show_json(
@@ -56,17 +57,13 @@ def _criu() -> Path:
         return INSTALLED
 
 
-def filler_route(features: tuple[Feature, ...]) -> tuple[str, str]:
+def _filler(features: tuple[Feature, ...]) -> tuple[str, str]:
     """Return which filler an agent takes by itself, and why."""
     found = {feature.name: feature for feature in features}
-    fanotify, fuse = found["fanotify_pre_content"], found["fuse"]
-    file_system, backed = found["cache_file_system"], found["erofs_file_backed"]
-    for needed in (fanotify, file_system, backed):
-        if not needed.present:
-            if fuse.present:
-                return "fuse", f"{needed.name}: {needed.reason}"
-            return "nothing", f"{needed.name}: {needed.reason}; fuse: {fuse.reason}"
-    return "fanotify", "the kernel asks for absent data itself, and warm reads never leave it"
+    try:
+        return filler_route(found.__getitem__)
+    except Unsupported as err:
+        return "nothing", str(err)
 
 
 def _line(feature: Feature) -> str:

@@ -1,0 +1,129 @@
+"""Snapshots of this node's containers, and the name under which a later run finds a stateless one.
+
+The capture itself is runtime's. Here a container's record becomes its subject, and a published
+stateless snapshot gets the reserved name of its image and way of starting. That name is a help:
+if it cannot be written the snapshot is published all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from agent.containers import Containers
+from agent.long_call import LongCall
+from agent.records import ContainerRecord
+from agent.values import SnapshotReport, Statefulness
+from hotstart.core.digest import Digest
+from hotstart.core.errors import HotstartError, NotFound
+from hotstart.core.log import get_logger
+from hotstart.core.phases import Phases
+from hotstart.store.manifest import ImageManifest
+from hotstart.store.references import ReferenceName
+from hotstart.store.stack import Store
+from runtime.capture import Captured, Capturer, Subject
+from runtime.runc import NotRunning
+
+log = get_logger(__name__)
+
+
+class Captures:
+    """Captures containers of one node. Any number at once, of different containers."""
+
+    def __init__(
+        self,
+        containers: Containers,
+        capturer: Callable[[], Capturer],
+        open_store: Callable[[str], Store],
+    ) -> None:
+        self._containers = containers
+        self._capturer = capturer
+        self._open_store = open_store
+
+    def snapshot(
+        self,
+        store_url: str,
+        container: str,
+        *,
+        reference: str,
+        goldens: tuple[str, ...],
+        statefulness: Statefulness,
+        leave_running: bool,
+        call: LongCall[Any],
+    ) -> SnapshotReport:
+        """Capture a running container; return when the snapshot is published.
+
+        The container ends unless ``leave_running``; its ports are then gone too.
+        """
+        phases = Phases()
+        phases.started_s = call.started_s
+        record = self._containers.record(container)
+        subject = self._subject(record)
+        store = self._open_store(store_url)
+        call.check()
+        captured = self._capturer().capture(
+            subject,
+            store,
+            reference,
+            goldens=goldens,
+            statefulness=statefulness,
+            leave_running=leave_running,
+            progress=call,
+            phases=phases,
+        )
+        if not leave_running:
+            self._containers.await_finish(container)
+        if not captured.config.stateful and record.start_key:
+            name_stateless(store, record, captured)
+        return _report(captured, phases)
+
+    def _subject(self, record: ContainerRecord) -> Subject:
+        """Return what the capture needs to know. Raises NotRunning for an ended container."""
+        if record.network is None:
+            raise NotRunning(record.name)
+        image = Digest.parse(record.image_digest)
+        content = bytes(self._open_store(record.store_url).blobs.read(image))
+        return Subject(
+            directory=self._containers.directory(record.name),
+            spec=record.spec,
+            network=record.network,
+            image=ImageManifest.parse(content),
+            image_reference=record.image_reference,
+        )
+
+
+def name_stateless(store: Store, record: ContainerRecord, captured: Captured) -> None:
+    """Let later runs of the same image, started the same way, find the snapshot."""
+    name = ReferenceName.stateless_of(Digest.parse(record.image_digest), Digest(record.start_key))
+    try:
+        try:
+            version: str | None = store.references.get(name).version
+        except NotFound:
+            version = None
+        store.references.swap(name, captured.manifest.descriptor(), version)
+    except HotstartError as err:
+        log.warning("stateless_name_not_written", container=record.name, reason=err)
+
+
+def _report(captured: Captured, phases: Phases) -> SnapshotReport:
+    elapsed_ms = phases.total_ms()
+    manifest = captured.manifest
+    report = SnapshotReport(
+        reference=captured.reference,
+        digest=str(manifest.descriptor().digest),
+        verdict=captured.config.verdict,
+        stateless=not captured.config.stateful,
+        size_bytes=sum(device.size_bytes for device in manifest.devices),
+        uploaded_bytes=captured.uploaded_bytes,
+        frozen_ms=round(captured.frozen_ms, 2),
+        elapsed_ms=round(elapsed_ms, 2),
+        phases=phases.report(elapsed_ms),
+    )
+    log.info(
+        "container_captured",
+        reference=report.reference,
+        verdict=report.verdict,
+        frozen_ms=report.frozen_ms,
+        **report.phases,
+    )
+    return report

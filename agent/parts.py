@@ -1,0 +1,263 @@
+"""What a node is made of, put together in the order in which one part needs another.
+
+State; keeper and workers (they hold the handles that mounts and restores hang on); image mounts;
+networks, told which are in use; containers and mount targets, adopted. ``close`` is the reverse and
+leaves containers, mounts, keeper and networks in use as they are; ``end`` removes all of it, once
+no container runs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import agent
+from agent.captures import Captures
+from agent.containers import Containers, Tools
+from agent.filler import choose_filler
+from agent.long_call import LongCall
+from agent.mount_targets import MountTargets
+from agent.starts import Starter, StartTools
+from agent.state import State
+from agent.values import FillerName, MountView
+from hotstart.core.progress import Progress
+from hotstart.core.run import run
+from hotstart.kernel.cgroup import Group, hierarchies
+from hotstart.store.signing import NodeKey, PublicKey, load_trusted
+from hotstart.store.stack import Store
+from lazyfs.cache import Cache
+from lazyfs.fill_client import FillClient
+from lazyfs.image_mounts import ImageMounts, MountStats
+from lazyfs.keeper_guard import KeeperGuard, WorkerCommand, module_command
+from lazyfs.stores import StorePool
+from runtime.capture import Capturer, Subject
+from runtime.cold_proof import ColdProof
+from runtime.cold_start import ColdStarter, ColdStartTools
+from runtime.links import root_id
+from runtime.network import NetworkPool
+from runtime.readiness import wait_ready
+from runtime.restore import Restorer, RestoreTools
+from runtime.runc import Programs
+from runtime.thaw import ThawTools
+from snapshotter.criu import CriuFront, locate
+from snapshotter.fingerprint import HostFingerprint, collect
+from snapshotter.page_client import PageClient
+
+_JOB_STEP_S = 0.2
+FILL_WORKER, PAGE_WORKER = "lazyfs.worker", "snapshotter.page_worker"
+
+
+class Parts:
+    """Everything of one node. Made whole or not at all."""
+
+    def __init__(self, root: Path, filler: FillerName, environment: Mapping[str, str]) -> None:
+        """Put everything together and adopt what runs. Raises Unsupported, or what a part does."""
+        self.root = root
+        self._environment = environment
+        self.stores = StorePool()
+        with ExitStack() as undo:
+            self._open(root, filler, undo)
+            self._closing = undo.pop_all()
+
+    def _open(self, root: Path, filler: FillerName, undo: ExitStack) -> None:
+        for name in ("run", "tmp", "containers", "mounts"):
+            (root / name).mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.programs = Programs.find()
+        self.state = State(root / "state.db")
+        undo.callback(self.state.close)
+        self.guard = KeeperGuard(root / "run", _workers(root / "run"))
+        self.guard.start()
+        undo.callback(self.guard.close)
+        self.cache = Cache(root)
+        self.filler = FillClient(root / "run" / "fill.sock")
+        self.pages = PageClient(root / "run" / "page.sock")
+        chosen = choose_filler(root, filler, self.guard)
+        self.images = ImageMounts(root, self.cache, self.guard, self.filler, filler=chosen)
+        self.images.adopt()
+        self.networks = self._networks(root)
+        undo.callback(self.networks.close)
+        self.cgroup_parent = Group.named(f"/hotstart-{root_id(root)}")
+        self._open_routes(root)
+        undo.callback(self.containers.close)
+        self.containers.adopt()
+        self.targets = MountTargets(self.state, self.images)
+        self.targets.adopt()
+
+    def _networks(self, root: Path) -> NetworkPool:
+        records = self.state.containers().values()
+        in_use = [r.network for r in records if r.network is not None and r.stage == "running"]
+        return NetworkPool(root, in_use=in_use)
+
+    def _open_routes(self, root: Path) -> None:
+        """Make the ways to *ready*: cold start, restore, capture."""
+        self.key = NodeKey.load_or_create(root / "keys" / "node.ed25519")
+        self.containers = Containers(
+            Tools(
+                root,
+                self.state,
+                self.programs,
+                self.images,
+                self.networks,
+                self.pages,
+                self.cgroup_parent,
+            )
+        )
+        cold = ColdStarter(
+            ColdStartTools(
+                self.programs,
+                self.images,
+                self.images,
+                self.cache,
+                self.networks,
+                self.cgroup_parent,
+            )
+        )
+        self.restores = RestoreRoute(lambda: self._restore_tools(root))
+        proof = ColdProof(
+            cold,
+            self.networks,
+            root / "tmp",
+            programs=self.programs,
+            cgroup_parent=self.cgroup_parent,
+            store_of=self._store_of,
+        )
+        self.captures = Captures(
+            self.containers,
+            lambda: Capturer(self.restores.tools, root / "tmp", self.key, proof),
+            self.stores.get,
+        )
+        self.starter = Starter(
+            StartTools(
+                self.containers,
+                cold,
+                lambda: self.restores.restorer,
+                self.stores.get,
+                self.trusted,
+                self.fetched,
+            )
+        )
+
+    def _restore_tools(self, root: Path) -> RestoreTools:
+        front = CriuFront(root / "criu", locate(self._environment))
+        front.install()
+        host = _fingerprint(front, self.programs)
+        return RestoreTools(
+            thaw=ThawTools(self.programs, front, self.pages),
+            images=self.images,
+            prefetcher=self.images,
+            cache=self.cache,
+            networks=self.networks,
+            host=lambda: host,
+            trusted=self.trusted,
+            wait_ready=wait_ready,
+            cgroup_parent=self.cgroup_parent,
+        )
+
+    def trusted(self) -> Sequence[PublicKey]:
+        """Return the keys whose snapshots may run: the node's own, and those in keys/trusted."""
+        return (self.key.public, *load_trusted(self.root / "keys" / "trusted"))
+
+    def _store_of(self, subject: Subject) -> Store:
+        """Return the store that a container's image came from."""
+        return self.stores.get(self.containers.record(subject.spec.name).store_url)
+
+    def fetched(self) -> Mapping[str, int]:
+        """Return what was read of the store for each device that is served now, in bytes."""
+        return {name: stats["fetched_bytes"] for name, stats in self.filler.stats().items()}
+
+    def await_job(self, job: int, call: LongCall[Any]) -> None:
+        """Wait for a prefetch, passing its progress on. Raises PrefetchFailed, CallCancelled."""
+        while not (state := self.filler.job(job, _JOB_STEP_S))["done"]:
+            call.check()
+            call.update(Progress("pull", state["stored_bytes"], None))
+        self.filler.wait(job)
+
+    def mount_views(self) -> list[MountView]:
+        """Return targets, then images that only containers use."""
+        stats = {f"sha256:{stat.manifest}": stat for stat in self.images.stats()}
+        views = [
+            self._mount_view(stat, row.reference, row.target)
+            for row in self.targets.rows()
+            if (stat := stats.get(row.digest)) is not None
+        ]
+        names = self.containers.image_names()
+        shown = {view.digest for view in views}
+        return views + [
+            self._mount_view(stat, names.get(digest, ""), "")
+            for digest, stat in stats.items()
+            if stat.users and digest not in shown
+        ]
+
+    def _mount_view(self, stat: MountStats, reference: str, target: str) -> MountView:
+        return MountView(
+            target=target,
+            reference=reference,
+            digest=f"sha256:{stat.manifest}",
+            filler=self.images.filler,
+            size_bytes=stat.bytes_total,
+            local_bytes=stat.bytes_local,
+            users=stat.users,
+        )
+
+    def close(self) -> None:
+        """End the agent's side; containers, mounts and keeper go on."""
+        self._closing.close()
+
+    def end(self) -> None:
+        """Unmount everything, end keeper and workers, remove networks. No container may run."""
+        self.targets.umount_all()
+        self.containers.close()
+        self.networks.close(remove=True)
+        self.images.unmount_all()
+        self.guard.shutdown()
+        self.cgroup_parent.remove()
+
+
+class RestoreRoute:
+    """What restores and captures need, made when first asked for: a host may lack CRIU."""
+
+    def __init__(self, make: Callable[[], RestoreTools]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._tools: RestoreTools | None = None
+
+    @property
+    def tools(self) -> RestoreTools:
+        """The tools. Raises Unsupported where CRIU is missing or unfit."""
+        with self._lock:
+            if self._tools is None:
+                self._tools = self._make()
+            return self._tools
+
+    @property
+    def restorer(self) -> Restorer:
+        """The restorer. Raises as ``tools`` does."""
+        return Restorer(self.tools)
+
+
+def _workers(run_dir: Path) -> tuple[WorkerCommand, ...]:
+    """Return the workers' commands; they find the packages where the agent did."""
+    env = {"PYTHONPATH": str(Path(agent.__file__).parents[1])}
+    commands = (
+        module_command("fill", FILL_WORKER, run_dir),
+        module_command("page", PAGE_WORKER, run_dir),
+    )
+    return tuple(replace(command, env=env) for command in commands)
+
+
+def _fingerprint(front: CriuFront, programs: Programs) -> HostFingerprint:
+    return collect(
+        cgroup_mode=hierarchies().mode,
+        criu=str(front.version),
+        runc=_runc_version(programs.runc),
+    )
+
+
+def _runc_version(runc: str) -> str:
+    """Return the number in ``runc version 1.1.5+ds1``."""
+    words = run([runc, "--version"], check=False).text.split()
+    return words[2] if len(words) > 2 else "unknown"  # the third word
