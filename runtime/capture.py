@@ -47,11 +47,17 @@ from runtime.rehearsal import ExpectedGolden, Rehearsal, ask, memory_extents
 from runtime.restore import RestoreTools
 from runtime.runc import Runc, RuncFailed
 from runtime.snapshot_build import build_files
-from runtime.snapshot_files import DUMP, SnapshotFiles, staged_files, write_criu_config
+from runtime.snapshot_files import (
+    DUMP,
+    SnapshotFiles,
+    merge_lower_upper,
+    staged_files,
+    write_criu_config,
+)
 from runtime.store_pages import StorePages
-from runtime.thaw import environment
+from runtime.thaw import environment, make_resident
 from snapshotter.bundle_builder import make_bundle
-from snapshotter.dump_directory import DumpDirectory
+from snapshotter.dump_directory import DumpDirectory, frozen_ms
 from snapshotter.dump_reasons import explain
 from snapshotter.golden import parse
 
@@ -138,6 +144,8 @@ class Capturer:
             env=environment(subject.spec, self._tools.thaw.front),
         )
         require_running(runc, subject)
+        with phases.phase("resident"):
+            make_resident(subject.directory, self._tools.thaw.pages)
         expected = self._ask_goldens(subject, runc, goldens, phases)
         with staged_files(self._scratch) as files:
             with phases.phase("dump"):
@@ -194,7 +202,8 @@ class Capturer:
             write_criu_config(directory)
         if not files.copied:
             raise CaptureFailed(directory.name, "its writable layer could not be copied")
-        return (time.monotonic() - started) * 1e3
+        merge_lower_upper(directory, files)
+        return frozen_ms(directory.criu) or (time.monotonic() - started) * 1e3
 
     def _publish(
         self,

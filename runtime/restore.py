@@ -21,6 +21,7 @@ from hotstart.core.phases import Phases
 from hotstart.kernel.cgroup import Group
 from hotstart.store.signing import PublicKey
 from hotstart.store.stack import Store
+from lazyfs.plans import EverythingPlan
 from runtime.cgroup_primer import CgroupPrimer
 from runtime.container_directory import ContainerDirectory
 from runtime.container_spec import ContainerSpec
@@ -142,8 +143,10 @@ class Restorer:
     ) -> Restored:
         """Restore into ``directory`` (made, empty) and return when it is ready.
 
-        Everything but the directory itself is undone on failure. Raises RestoreFailed, NotReady,
-        PortInUse, UserError, and what mounting raises.
+        With ``background_fill`` the files' rest is fetched from then on; memory stays on demand,
+        so that idle replicas share what they don't touch. Everything but the directory itself is
+        undone on failure. Raises RestoreFailed, NotReady, PortInUse, UserError, and what mounting
+        raises.
         """
         spec = effective_spec(spec, snapshot)
         check_volumes(spec, snapshot.config)
@@ -158,8 +161,16 @@ class Restorer:
             phases.mark("ready")
             undo.pop_all()
         if background_fill:
-            self._tools.thaw.pages.background_fill(thawed.session)
+            self._stream_rest(snapshot)
         return Restored(thawed.pid, thawed.session, network, (image, own), snapshot, spec)
+
+    def _stream_rest(self, snapshot: LoadedSnapshot) -> None:
+        """Begin to fetch what is absent of both images; the container is ready without it."""
+        for spec in (snapshot.mount_spec(), snapshot.image_spec()):
+            try:
+                self._tools.prefetcher.prefetch(spec.manifest, EverythingPlan())
+            except HotstartError as err:
+                log.warning("background_fill_not_begun", image=spec.manifest, reason=str(err))
 
     def _prepare(
         self,
@@ -179,9 +190,13 @@ class Restorer:
                 network = self._network(spec, undo)
                 own, image = _all_or_none(started, undo)
             with phases.phase("prefetch"):
+                # Without a recording everything is pulled behind the mounts, at once: a chain of
+                # single misses would take longer than that.
                 plan = snapshot.bundle_plan()
                 if plan is not None:
                     self._tools.prefetcher.prefetch(snapshot.mount_spec().manifest, plan)
+                else:
+                    self._stream_rest(snapshot)
         return image, own, network
 
     def _network(self, spec: ContainerSpec, undo: ExitStack) -> Network:

@@ -11,17 +11,21 @@ files, extended attributes (overlayfs' own ``trusted.*`` included), whiteouts.
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hotstart.core.run import run
 from runtime.container_directory import ContainerDirectory
 from snapshotter.criu import CriuOptions
 
+_OPAQUE = "trusted.overlay.opaque"
 DUMP, UPPER, SHM = "dump", "upper", "shm"
 
 _HOOK = """#!/bin/sh
@@ -86,6 +90,54 @@ class SnapshotFiles:
         shutil.rmtree(self.path, ignore_errors=True)
         for file in (self.hook, self._done):
             file.unlink(missing_ok=True)
+
+
+def remember_lower_upper(directory: ContainerDirectory, upper: Path) -> None:
+    """Note that the container's root lies on an earlier snapshot's writable layer."""
+    _lower_upper(directory).symlink_to(upper)
+
+
+def merge_lower_upper(directory: ContainerDirectory, files: SnapshotFiles) -> None:
+    """Put the staged writable layer on top of the earlier snapshot's, if there is one.
+
+    A snapshot has one writable layer above its image: that of a restored container is only what
+    changed since. Whiteouts, opaque directories and changes of kind replace what is below them.
+    """
+    lower = _lower_upper(directory)
+    if not lower.is_symlink():
+        return
+    merged = files.path / "merged"
+    run(["cp", "-a", "--", f"{lower.resolve(strict=True)}", f"{merged}"])
+    _clear_replaced(files.upper, merged)
+    run(["cp", "-a", "--remove-destination", "--", f"{files.upper}/.", f"{merged}"])
+    shutil.rmtree(files.upper)
+    merged.rename(files.upper)
+
+
+def _lower_upper(directory: ContainerDirectory) -> Path:
+    return directory.path / "lower-upper"
+
+
+def _clear_replaced(upper: Path, below: Path) -> None:
+    """Remove from ``below`` what an entry of ``upper`` does not merge with."""
+    for entry in os.scandir(upper):
+        under = below / entry.name
+        if not os.path.lexists(under):
+            continue
+        merges = entry.is_dir(follow_symlinks=False) and stat.S_ISDIR(under.lstat().st_mode)
+        if merges and not _is_opaque(entry.path):
+            _clear_replaced(Path(entry.path), under)
+        elif stat.S_ISDIR(under.lstat().st_mode):
+            shutil.rmtree(under)
+        else:
+            under.unlink()
+
+
+def _is_opaque(directory: str) -> bool:
+    try:
+        return os.getxattr(directory, _OPAQUE, follow_symlinks=False) == b"y"
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -30,13 +31,16 @@ from runtime.dev_shm import mount_dev_shm
 from runtime.links import Network
 from runtime.rootfs import mount_rootfs, write_host_files
 from runtime.runc import Programs, Runc, RuncFailed
-from runtime.snapshot_files import DUMP, SHM, UPPER, write_criu_config
+from runtime.snapshot_files import DUMP, SHM, UPPER, remember_lower_upper, write_criu_config
 from snapshotter.condemn import failure_of
 from snapshotter.criu import CriuFront
 from snapshotter.dump_reasons import explain
+from snapshotter.page_sessions import SessionUnknown
+from snapshotter.session_holder import SPEC_FILE
 from snapshotter.session_spec import MemoryFileSpec, PageRun, SessionSpec
 
 RESTORE_LOG = "restore.log"
+_POLL_S = 0.005
 
 
 class RestoreFailed(HotstartError):
@@ -61,6 +65,9 @@ class PageSessions(Protocol):
 
     def recording(self, session: str) -> list[tuple[float, int, int]]:
         """Return first touches: (milliseconds, memory file, page)."""
+
+    def session_stats(self, session: str) -> dict[str, Any]:
+        """Return state, failure and counters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +178,25 @@ def session_spec(plan: ThawPlan) -> SessionSpec:
     )
 
 
+def make_resident(directory: ContainerDirectory, pages: PageSessions) -> None:
+    """Bring all memory of a restored container in, so that it needs no page worker any more.
+
+    A dump sees only what is there: pages that nobody has asked for yet would be lost to it. For a
+    container that was started cold nothing happens. Blocks; raises RestoreFailed.
+    """
+    try:
+        session = SessionSpec.from_json((directory.criu / SPEC_FILE).read_bytes()).session
+    except FileNotFoundError:
+        return
+    with suppress(SessionUnknown):
+        pages.background_fill(session)
+        while pages.session_stats(session)["state"] in ("waiting", "restoring", "running"):
+            time.sleep(_POLL_S)
+    reason = failure_of(directory.criu)
+    if reason is not None:
+        raise RestoreFailed(directory.name, reason)
+
+
 def _open_session(plan: ThawPlan, pages: PageSessions) -> str:
     return pages.open_session(session_spec(plan))
 
@@ -190,6 +216,7 @@ def _mount(plan: ThawPlan, undo: ExitStack) -> None:
     lowers = [plan.image]
     if plan.config.upper:
         lowers.insert(0, plan.snapshot / UPPER)
+        remember_lower_upper(directory, plan.snapshot / UPPER)
     mount_rootfs(lowers, directory.upper, directory.work, directory.rootfs)
     write_host_files(directory.rootfs, plan.config.hostname, plan.resolv_conf)
 

@@ -27,6 +27,7 @@ _LAZY, _PRESENT = 2, 4
 _PAGEMAP = re.compile(r"pagemap-(\d+)\.img")
 
 _HEAD_PAGES_ID = 1
+_DUMP_FROZEN_US = 2
 _ENTRY_ADDRESS, _ENTRY_PAGES_OLD, _ENTRY_FLAGS, _ENTRY_PAGES = 1, 2, 4, 5
 
 
@@ -117,6 +118,19 @@ class DumpDirectory:
     def size_bytes(self) -> int:
         """Bytes in all files."""
         return sum(path.stat().st_size for path in self.path.iterdir() if path.is_file())
+
+
+def frozen_ms(work_dir: Path) -> float | None:
+    """Return how long the processes stood still, as CRIU noted it (stats-dump); None: it didn't."""
+    try:
+        content = (work_dir / "stats-dump").read_bytes()
+        entry = next(_entries(content, work_dir))
+        # StatsEntry{dump = 1}: a tag, a length, and DumpStatsEntry with times in microseconds.
+        _, at = _varint(entry, 0)
+        length, at = _varint(entry, at)
+        return _fields(entry[at : at + length])[_DUMP_FROZEN_US] / 1e3
+    except (OSError, DumpInvalid, IndexError, KeyError, StopIteration):
+        return None
 
 
 def parse_pagemap(content: bytes, source: Path | str) -> tuple[int, tuple[MemoryRun, ...]]:

@@ -1,6 +1,7 @@
 """A container is captured and restored for real: runc, conmon, CRIU, EROFS, the page worker."""
 
 import os
+import shutil
 import socket
 from dataclasses import replace
 
@@ -59,6 +60,9 @@ def test_two_restores_of_one_snapshot_do_not_see_each_other(node, published):
 def test_a_restored_container_can_be_captured_whole(node, published):
     """Memory that nobody has asked for since the restore must be in the second dump too."""
     with node.restore("counted", "second") as restored:
+        # A file of the first snapshot goes, one of the image goes: both must stay away.
+        (restored.directory.rootfs / "etc/hosts").unlink()
+        shutil.rmtree(restored.directory.rootfs / "tmp")
         subject = restored.subject
         captured = node.capturer.capture(
             subject, node.store, "again", progress=NullSink(), phases=Phases()
@@ -67,6 +71,8 @@ def test_a_restored_container_can_be_captured_whole(node, published):
     with node.restore("counted", "first") as first, node.restore("again", "third") as third:
         assert third.ask(path="/") == first.ask(path="/")
         assert third.ask(path="/")["memory"] > 0
+        assert (first.directory.rootfs / "tmp").exists()
+        assert not (third.directory.rootfs / "tmp").exists()
 
 
 def test_a_published_snapshot_says_what_it_proved(node, published):
