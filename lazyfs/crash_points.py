@@ -1,7 +1,7 @@
-"""Named points at which a test kills the fill worker, to prove that its successor leaves no trace.
+"""Named points at which a test kills or slows the fill worker, to prove what its successor does.
 
 The worker gets ``POINT:N`` on its command line and ends itself by SIGKILL when it passes the point
-for the N-th time. Without it, passing a point costs one call.
+for the N-th time, or ``POINT:MS`` and waits so long each time. Else, passing a point costs one call.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import enum
 import itertools
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -36,12 +37,7 @@ def no_crash(point: CrashPoint) -> None:
 
 def crash_at(text: str) -> Passage:
     """Return a passage that ends the process at ``POINT:N``. Raises UserError for another text."""
-    name, _, count = text.partition(":")
-    try:
-        wanted, nth = CrashPoint(name), int(count)
-    except ValueError as err:
-        names = ", ".join(point.value for point in CrashPoint)
-        raise UserError(f"{text}: not a crash point", f"write POINT:N; points: {names}") from err
+    wanted, nth = _parse(text)
     passed = itertools.count(1)
 
     def passage(point: CrashPoint) -> None:
@@ -49,3 +45,23 @@ def crash_at(text: str) -> Passage:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return passage
+
+
+def slow_at(text: str) -> Passage:
+    """Return a passage that waits MS milliseconds at ``POINT:MS``. Raises UserError."""
+    wanted, delay_ms = _parse(text)
+
+    def passage(point: CrashPoint) -> None:
+        if point is wanted:
+            time.sleep(delay_ms / 1e3)
+
+    return passage
+
+
+def _parse(text: str) -> tuple[CrashPoint, int]:
+    name, _, number = text.partition(":")
+    try:
+        return CrashPoint(name), int(number)
+    except ValueError as err:
+        names = ", ".join(point.value for point in CrashPoint)
+        raise UserError(f"{text}: not a crash point", f"write POINT:N; points: {names}") from err

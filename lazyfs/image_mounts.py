@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -135,17 +136,20 @@ class ImageMounts:
         self._lock = threading.RLock()
         self._image_locks: dict[str, threading.Lock] = {}
         self._entries: dict[str, _Entry] = {}
+        self.lost: tuple[Path, ...] = ()
+        """Mounts that ``adopt`` found without handles: what runs on them may have read zeros."""
 
     def adopt(self) -> int:
         """Take over an earlier agent's mounts, clear away what is half there; returns how many."""
         with self._lock:
             for name in self._guard.names(MOUNT_KIND):
                 self._adopt_one(name)
-            known = {str(entry.path) for entry in self._entries.values()}
-            for stale in mounts_below(self._directory):
-                if stale.target not in known:
-                    log.warning("stale_mount_removed", path=stale.target)
-                    unmount(stale.target, detach=True)
+            known = {os.path.realpath(entry.path) for entry in self._entries.values()}
+            lost = [Path(m.target) for m in mounts_below(self._directory) if m.target not in known]
+            self.lost = tuple(lost)
+            for path in lost:
+                log.error("mount_lost", path=path, reason="its handles died with their holders")
+                unmount(path, detach=True)
             for stale in mounts_below(self._scratch):
                 unmount(stale.target, detach=True)
             self._drop_unused_devices()

@@ -20,7 +20,7 @@ from pathlib import Path
 from hotstart.core.log import configure, get_logger
 from hotstart.kernel.keeper_client import KeeperClient
 from lazyfs.control_server import ControlServer, Operation
-from lazyfs.crash_points import crash_at, no_crash
+from lazyfs.crash_points import Passage, crash_at, no_crash, slow_at
 from lazyfs.fill_engine import PATIENCE_S
 from lazyfs.fill_service import FillService
 
@@ -56,19 +56,27 @@ def raise_limits() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _passage(crash: str, slow: str) -> Passage:
+    """Return what is done at named points: nothing, except in tests."""
+    if crash:
+        return crash_at(crash)
+    return slow_at(slow) if slow else no_crash
+
+
 def main(argv: Sequence[str]) -> int:
     """Serve until SIGTERM; 0 then."""
     parser = argparse.ArgumentParser(prog="lazyfs.worker")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--patience-s", type=float, default=PATIENCE_S)
     parser.add_argument("--crash-at", default="", help="named crash point, for tests")
+    parser.add_argument("--slow-at", default="", help="named point to wait at, for tests")
     options = parser.parse_args(argv)
     configure()
     raise_limits()
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     with KeeperClient(options.run_dir / "keeper.sock") as keeper:
-        passage = crash_at(options.crash_at) if options.crash_at else no_crash
+        passage = _passage(options.crash_at, options.slow_at)
         service = FillService(keeper, patience_s=options.patience_s, passage=passage)
         taken = service.take_over()
         control = ControlServer(options.run_dir / SOCKET, operations(service))
