@@ -319,7 +319,7 @@ class Starter:
             "container_started",
             container=name,
             route=record.route,
-            ready_ms=report.ready_ms,
+            total_ms=report.ready_ms,
             fetched_bytes=report.fetched_bytes,
             **report.phases,
         )
