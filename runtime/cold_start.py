@@ -41,6 +41,7 @@ from runtime.oci_spec import Process, resolve_process
 from runtime.readiness import parse_probe, running_process, wait_ready
 from runtime.rootfs import mount_rootfs, write_host_files
 from runtime.runc import Programs, Runc
+from runtime.snapshot_files import write_criu_config
 from runtime.traces import Recorder, TraceRecording, find_trace
 
 log = get_logger(__name__)
@@ -64,7 +65,7 @@ class Filler(Recorder, Protocol):
     def prefetch(self, name: str, plan: Plan) -> int:
         """Begin to fetch for a mounted image; return the job's number at once."""
 
-    def wait(self, job: int) -> None:
+    def wait(self, job: int) -> object:
         """Block until the job has ended. Raises what made it fail."""
 
 
@@ -230,7 +231,14 @@ class ColdStarter:
             hostname = spec.hostname or spec.name
             write_host_files(directory.rootfs, hostname, tools.networks.resolver.text)
         with phases.phase("bundle"):
-            write_bundle(directory, spec, image.config, netns=network.path, cgroup=group.path)
+            write_bundle(
+                directory,
+                spec,
+                image.config,
+                netns=network.path,
+                cgroup=group.path,
+                criu_config=write_criu_config(directory),
+            )
         with phases.phase("create"):
             pid = Conmon(tools.programs, directory).create()
         with phases.phase("start"):
