@@ -46,14 +46,19 @@ def open_inside(top: str | Path, path: str, flags: int = os.O_RDONLY) -> int:
 def read_inside(top: str | Path, path: str, *, limit: int = 1 << 20) -> bytes | None:
     """Return at most ``limit`` bytes of a regular file; None if there is no such regular file."""
     try:
-        # Non-blocking: a fifo in the place of a file must not stop us.
-        fd = open_inside(top, path, os.O_RDONLY | os.O_NONBLOCK)
+        # O_PATH opens nothing yet: a device or fifo in the place of a file has no effect on us.
+        fd = open_inside(top, path, os.O_PATH)
     except OSError as err:
-        if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENXIO):
+        if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
             return None
         raise
-    with open(fd, "rb") as file:
-        return file.read(limit) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        with open(f"/proc/self/fd/{fd}", "rb") as file:
+            return file.read(limit)
+    finally:
+        os.close(fd)
 
 
 def write_inside(top: str | Path, directory: str, name: str, content: bytes) -> None:
