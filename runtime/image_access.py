@@ -39,6 +39,9 @@ class Recording(Protocol):
 class Images(Protocol):
     """Mounts images."""
 
+    def prepare(self, spec: MountSpec) -> None:
+        """Make what a prefetch for the image needs; ``mount`` follows."""
+
     def mount(self, spec: MountSpec, *, read_ahead_kib: int) -> Mounted:
         """Mount the image, or use the mount that is there."""
 

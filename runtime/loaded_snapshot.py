@@ -18,6 +18,7 @@ from hotstart.store.references import ReferenceName
 from hotstart.store.signing import PublicKey, SignatureForeign, SignatureMissing, verify
 from hotstart.store.snapshot_config import SnapshotConfig
 from hotstart.store.stack import Store
+from lazyfs.device_handles import device_set_name
 from lazyfs.plans import BundlePlan
 from lazyfs.spec import MountSpec
 from runtime.image_access import CachePaths
@@ -79,6 +80,9 @@ class LoadedSnapshot:
                 device_offset=file.device_offset,
                 device_bytes=device.size_bytes,
                 ready_path=str(cache.ready_path(device.device_id)),
+                # The descriptor that was opened before the device was marked.
+                keeper_set=device_set_name(device.device_id),
+                keeper_index=0,
             )
             for file in self.config.memory_files
         )

@@ -8,6 +8,7 @@ its place is the caller's decision (``may_fall_back``): never for a stateful sna
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
@@ -65,6 +66,8 @@ class RestoreTools:
     wait_ready: WaitReady
     cgroup_parent: Group
     primer: CgroupPrimer | None = None
+    hold_handles: Callable[[], None] | None = None
+    """Has the agent copy what page workers gave to the keeper (``KeeperGuard.refresh``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,9 @@ class Restorer:
                     self._tools.wait_ready(directory, network, spec.ready, spec.ready_timeout_s)
             phases.mark("ready")
             undo.pop_all()
+        if self._tools.hold_handles is not None:
+            # The second holder of the userfaultfds; nobody waits for it.
+            threading.Thread(target=self._tools.hold_handles, daemon=True).start()
         if background_fill:
             self._stream_rest(snapshot)
         return Restored(thawed.pid, thawed.session, network, (image, own), snapshot, spec)
@@ -181,22 +187,22 @@ class Restorer:
     ) -> tuple[Mounted, Mounted, Network]:
         """Mount image and snapshot, begin the bundle, take a network: all at once."""
         ahead = snapshot.config.read_ahead_kib
-        with ThreadPoolExecutor(2, thread_name_prefix="restore") as pool:
-            with phases.phase("mount"):
-                started = [
-                    pool.submit(self._tools.images.mount, mount, read_ahead_kib=ahead)
-                    for mount in (snapshot.mount_spec(), snapshot.image_spec())
-                ]
-                network = self._network(spec, undo)
-                own, image = _all_or_none(started, undo)
-            with phases.phase("prefetch"):
-                # Without a recording everything is pulled behind the mounts, at once: a chain of
-                # single misses would take longer than that.
-                plan = snapshot.bundle_plan()
-                if plan is not None:
-                    self._tools.prefetcher.prefetch(snapshot.mount_spec().manifest, plan)
-                else:
-                    self._stream_rest(snapshot)
+        images, specs = self._tools.images, (snapshot.mount_spec(), snapshot.image_spec())
+        with phases.phase("prefetch"):
+            # The bundle is on its way before anything else is asked of the store.
+            for one in specs:
+                images.prepare(one)
+            plan = snapshot.bundle_plan()
+            if plan is not None:
+                self._tools.prefetcher.prefetch(specs[0].manifest, plan)
+        with ThreadPoolExecutor(2, thread_name_prefix="restore") as pool, phases.phase("mount"):
+            started = [pool.submit(images.mount, one, read_ahead_kib=ahead) for one in specs]
+            network = self._network(spec, undo)
+            own, image = _all_or_none(started, undo)
+        if plan is None:
+            # Without a recording everything is pulled behind the mounts: a chain of single misses
+            # would take longer.
+            self._stream_rest(snapshot)
         return image, own, network
 
     def _network(self, spec: ContainerSpec, undo: ExitStack) -> Network:

@@ -17,6 +17,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -43,6 +44,8 @@ from snapshotter.working_set_loader import WorkingSetLoader
 log = get_logger(__name__)
 
 _IDLE_MS, _SOON_MS = 1000.0, 1.0
+_LINGER_S = 2.5
+"""More than the agent takes to notice that the keeper has dropped a set."""
 
 
 class RestoreBroken(HotstartError):
@@ -80,6 +83,7 @@ class PageSession(threading.Thread):
             loader, self._spaces.values(), self._buffer, self.counters, self._fetcher.fill
         )
         self._asked: deque[str] = deque()
+        self._leaving: dict[str, float] = {}
         self._fill = False
         self._closing = False
         self._finished = False
@@ -175,10 +179,22 @@ class PageSession(threading.Thread):
         filled = self._fill and self._finished and self._background.fill()
         if self._finished and not (loaded or installed or filled):
             for space in list(self._spaces.values()):
-                # Nothing is missing, or nobody is there to miss it: the kernel's zeros are right.
-                if not space.ranges or not space.uffd.alive():
-                    self._forget(space)
+                self._let_go(space)
         return loaded or installed or filled
+
+    def _let_go(self, space: AddressSpace) -> None:
+        """Forget a process that is gone, or that misses nothing: the kernel's zeros are right then.
+
+        The agent drops its copy of the descriptor a moment after the keeper has. Until then events
+        must be read, else the process would wait in each munmap(2).
+        """
+        if not space.uffd.alive():
+            self._forget(space)
+        elif not space.ranges:
+            self._holder.drop(space.name)
+            until = self._leaving.setdefault(space.name, time.monotonic() + _LINGER_S)
+            if time.monotonic() > until:
+                self._forget(space)
 
     def _carry_out(self) -> None:
         while self._asked:

@@ -45,6 +45,9 @@ class LocalImages:
     def ready_path(self, device_id):
         return self.root / "devices" / f"{device_id}.ready"
 
+    def prepare(self, spec):
+        pass
+
     def mount(self, spec, *, read_ahead_kib):
         bootstrap = self.root / "bootstraps" / f"{spec.bootstrap.digest.hex}.erofs"
         self._fill.bootstrap(spec, bootstrap)
