@@ -12,7 +12,8 @@ from hotstart.store.references import ReferenceName
 from image_builder.build import build, publish
 from image_builder.build_tree import build_tree
 from image_builder.directory import scan
-from image_builder.errors import SourceChanged, SourceInvalid
+from image_builder.errors import LimitExceeded, SourceChanged, SourceInvalid
+from image_builder.limits import Limits
 from image_builder.options import BuildOptions
 from image_builder.segments import GROUP_LIMIT, PIECE
 from tests.fakes.faulty_store import FaultyBlobs
@@ -176,6 +177,20 @@ def test_a_file_system_mounted_inside_the_source_is_refused(tmp_path):
             scan(os.fsencode(tmp_path))
     finally:
         unmount(tmp_path / "inner")
+
+
+def test_small_files_lie_in_the_bootstrap_until_they_are_too_many(tmp_path, monkeypatch):
+    for number in range(40):
+        (tmp_path / f"s{number}").write_bytes(b"%d" % number * 500)
+    assert build(str(tmp_path), memory_store(), reference="a:1").manifest.devices == ()
+    monkeypatch.setattr("image_builder.build_tree.INLINE_TOTAL", 5000)
+    assert build(str(tmp_path), memory_store(), reference="a:1").manifest.devices != ()
+
+
+def test_a_tree_with_more_files_than_allowed_is_refused(tmp_path):
+    make_tree(tmp_path, files=30)
+    with pytest.raises(LimitExceeded, match="number of files"):
+        scan(os.fsencode(tmp_path), Limits(entries=20))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from hotstart.core.errors import IntegrityError, UserError
 from hotstart.core.run import run
 from image_builder.build import build
 from image_builder.errors import LimitExceeded, SourceInvalid
+from image_builder.layer_spool import StagingFull
 from image_builder.limits import Limits
 from image_builder.options import BuildOptions
 from tests.fakes.built_images import described, mounted
@@ -170,6 +171,16 @@ def test_a_gzip_bomb_ends_at_the_limit(tmp_path):
     made.index(made.image([bomb]))
     with pytest.raises(LimitExceeded, match="unpacked size"):
         publish(f"oci:{made.write(tmp_path / 'layout')}", limits=Limits(layer_size=8 << 20))
+
+
+@pytest.mark.kernel
+def test_a_full_staging_directory_ends_the_build_and_is_left_clean(tmp_path, small_file_system):
+    made = Layout()
+    made.index(made.image([layer(member("zeros", content=bytes(100 << 20)))]))
+    source, limits = f"oci:{made.write(tmp_path / 'layout')}", Limits(spool_reserve=0)
+    with pytest.raises(StagingFull, match="no space left"):
+        publish(source, staging=small_file_system, limits=limits)
+    assert [path.name for path in small_file_system.iterdir()] == ["lost+found"]
 
 
 @pytest.mark.parametrize("how", ["gzip", "zstd"])
