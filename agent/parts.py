@@ -35,6 +35,7 @@ from lazyfs.image_mounts import ImageMounts, MountStats
 from lazyfs.keeper_guard import KeeperGuard, WorkerCommand, module_command
 from lazyfs.stores import StorePool
 from runtime.capture import Capturer, Subject
+from runtime.cgroup_primer import CgroupPrimer
 from runtime.cold_proof import ColdProof
 from runtime.cold_start import ColdStarter, ColdStartTools
 from runtime.links import root_id
@@ -81,6 +82,8 @@ class Parts:
         self.networks = self._networks(root)
         undo.callback(self.networks.close)
         self.cgroup_parent = Group.named(f"/hotstart-{root_id(root)}")
+        self.primer = CgroupPrimer(self.cgroup_parent)
+        undo.callback(self.primer.close)
         self._open_routes(root)
         undo.callback(self.containers.close)
         self.containers.adopt()
@@ -155,6 +158,8 @@ class Parts:
             trusted=self.trusted,
             wait_ready=wait_ready,
             cgroup_parent=self.cgroup_parent,
+            primer=self.primer,
+            hold_handles=self.guard.refresh,
         )
 
     def trusted(self) -> Sequence[PublicKey]:
@@ -214,6 +219,7 @@ class Parts:
         self.networks.close(remove=True)
         self.images.unmount_all()
         self.guard.shutdown()
+        self.primer.close()
         self.cgroup_parent.remove()
 
 
