@@ -14,6 +14,7 @@ from runtime.container_spec import PortMapping
 from runtime.links import Network, root_id
 from runtime.network import NetworkPool
 from runtime.network_registry import PortInUse
+from runtime.resolver import Resolver
 
 pytestmark = pytest.mark.kernel
 
@@ -151,6 +152,30 @@ def test_containers_reach_each_other(pool):
         assert call_in_network(second.path, lambda: _ask(first.address, 9000)) == b"neighbour"
     pool.release(first)
     pool.release(second)
+
+
+def test_name_server_on_the_hosts_loopback_is_asked_through_the_gateway(tmp_path, monkeypatch):
+    resolver = Resolver("nameserver gateway\n", "127.0.0.77")
+    monkeypatch.setattr("runtime.network.host_resolver", lambda gateway: resolver)
+    pool = NetworkPool(tmp_path, spare=0)
+    network = pool.acquire()
+    try:
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+            call_in_network(
+                network.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            ) as client,
+        ):
+            server.bind(("127.0.0.77", 53))
+            server.settimeout(5)
+            client.settimeout(5)
+            client.sendto(b"question", (network.gateway, 53))
+            question, peer = server.recvfrom(100)
+            server.sendto(b"answer to " + question, peer)
+            assert client.recvfrom(100) == (b"answer to question", (network.gateway, 53))
+    finally:
+        pool.release(network)
+        pool.close(remove=True)
 
 
 def test_isolated_network_has_a_loopback_and_nothing_else(pool):
