@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.samples import is_ours
 from hotstart.core.errors import Unsupported
 
 OURS = "#1f6f8b"
@@ -45,11 +46,6 @@ def _svg(figure: Any) -> str:  # noqa: ANN401  (matplotlib carries no types)
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()
-
-
-def is_ours(path: str) -> bool:
-    """Whether a path goes through Hotstart; the others are what people have today."""
-    return path.startswith(("hotstart", "restore", "lazy"))
 
 
 def ready_plot(result: Mapping[str, Any]) -> str:

@@ -85,6 +85,11 @@ def _summary(rows: Sequence[Sample], failed: int) -> dict[str, Any]:
     return summary
 
 
+def is_ours(path: str) -> bool:
+    """Whether a path goes through Hotstart; the others are what people have today."""
+    return path.startswith(("hotstart", "restore", "lazy"))
+
+
 RATIOS = (
     ("cold", "restore"),
     ("restore", "criu-plain"),

@@ -61,8 +61,8 @@ def test_a_limit_itself_meets_at_least_and_at_most_but_not_below():
     assert met == {"at least": True, "at most": True, "below": False}
 
 
-def text_of(document):
-    console = Console(file=io.StringIO(), width=140)
+def text_of(document, width=140):
+    console = Console(file=io.StringIO(), width=width)
     for table in tables(document):
         console.print(table)
     return console.file.getvalue()
@@ -72,9 +72,15 @@ def test_the_table_names_every_path_and_its_failures():
     text = text_of(result())
     assert "4002 ms" in text
     assert "(+1 failed)" in text
-    assert "43.5x faster than cold" in text
+    assert "43.5x cold" in text
     assert "60.0 MB" in text
     assert "not measured" in text
+
+
+def test_a_narrow_terminal_still_shows_whole_paths_and_figures():
+    text = text_of(result(), width=80)
+    assert "restore-empty-node" in text
+    assert "4002 ms" in text
 
 
 def test_small_phases_are_kept_together_as_other():
