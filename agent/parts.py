@@ -230,6 +230,7 @@ class RestoreRoute:
         self._make = make
         self._lock = threading.Lock()
         self._tools: RestoreTools | None = None
+        self._restorer: Restorer | None = None
 
     @property
     def tools(self) -> RestoreTools:
@@ -242,7 +243,11 @@ class RestoreRoute:
     @property
     def restorer(self) -> Restorer:
         """The restorer. Raises as ``tools`` does."""
-        return Restorer(self.tools)
+        tools = self.tools
+        with self._lock:
+            if self._restorer is None:  # one for all: it remembers which bundles have arrived
+                self._restorer = Restorer(tools)
+            return self._restorer
 
 
 def _workers(run_dir: Path) -> tuple[WorkerCommand, ...]:

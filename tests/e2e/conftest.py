@@ -21,6 +21,12 @@ from tests.runtime.small_image import make_tree
 SOURCE = Path(__file__).parents[2]
 COMMAND_TIMEOUT_S = 90
 PYTHON = ("/usr/bin/python3", "-S", "-E", "-B")
+MAIN = """import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+exec(open("/app/server.py").read())
+"""
+SLEEP = ("/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done")
+"""A program that ends when it is asked to: the first process of a container must say so itself."""
 
 
 class Result:
@@ -120,7 +126,8 @@ def library(tmp_path_factory):
     (shell / "bin/busybox").chmod(0o755)
     for name in ("sh", "cat", "echo", "sleep", "env", "id", "ls", "wc", "httpd", "true", "pwd"):
         (shell / "bin" / name).symlink_to("busybox")
-    command = [word for part in (*PYTHON, "/app/server.py") for word in ("--cmd", part)]
+    (tree / "app/main.py").write_text(MAIN)
+    command = [word for part in (*PYTHON, "/app/main.py") for word in ("--cmd", part)]
     build.ok("build", tree, "-t", "server:v1", *command)
     build.ok("build", shell, "-t", "shell:v1", "--cmd", "/bin/sh", "--env", "FROM_IMAGE=yes")
     build.ok("build", shell, "-t", "empty:v1")
@@ -168,7 +175,7 @@ def port():
 def ask(port, path="/", data=None, timeout_s=10):
     """Send one request to a published port and return the parsed answer."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=data)
-    with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+    with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310  # http, above
         return json.loads(answer.read())
 
 
