@@ -1,7 +1,7 @@
 """Named points at which a test kills or slows the fill worker, to prove what its successor does.
 
 The worker gets ``POINT:N`` on its command line and ends itself by SIGKILL when it passes the point
-for the N-th time, or ``POINT:MS`` and waits so long each time. Else, passing a point costs one call.
+for the N-th time, or ``POINT:MS`` and waits so long each time. Else a point costs one call.
 """
 
 from __future__ import annotations

@@ -62,6 +62,8 @@ class Device:
         self._open_table = open_table
         self._table: ChunkTable | None = None
         self._table_lock = threading.Lock()
+        self._closing = threading.Lock()
+        self._closed = False
 
     @property
     def device_id(self) -> str:
@@ -103,12 +105,15 @@ class Device:
         self.first_missing = self.ready.missing(self.first_missing, left) if left > 0 else -1
         return self.first_missing < 0
 
-    def mark_complete(self) -> None:
-        """Put the data on disk, then say in the ready map that nothing is missing."""
-        self.ready.sync(self.fd)
-        self.complete = True
+    def sync(self) -> None:
+        """Put data and ready map on disk, so that they are believed after a power loss."""
+        with self._closing, contextlib.suppress(OSError):  # a full or failing disk: not believed
+            if not self._closed:
+                self.ready.sync(self.fd)
 
     def close(self) -> None:
-        """Close the file and the ready map."""
-        self.ready.close()
-        os.close(self.fd)
+        """Close the file and the ready map, after a sync that is under way."""
+        with self._closing:
+            self._closed = True
+            self.ready.close()
+            os.close(self.fd)

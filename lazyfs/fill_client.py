@@ -10,8 +10,10 @@ import base64
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from lazyfs.plans import Plan, plan_to_json
 
 AWAY_S = 15.0
 ANSWER_S = 120.0
+KEPT_PLANS = 64
+"""Plans that are begun again in a successor."""
 _POLL_S = 20.0
 
 
@@ -37,12 +41,23 @@ class PrefetchFailed(HotstartError):
     """A prefetch that somebody waited for has failed."""
 
 
+@dataclass(slots=True, eq=False)
+class _Begun:
+    """A prefetch under way; ``number`` is the job's number in the worker of the moment."""
+
+    device_ids: tuple[str, ...]
+    plan: Plan
+    number: int = 0
+
+
 class FillClient:
     """Talks to the fill worker at ``path``."""
 
     def __init__(self, path: Path, *, away_s: float = AWAY_S) -> None:
         self._path = path
         self._away_s = away_s
+        self._lock = threading.Lock()
+        self._begun: dict[int, _Begun] = {}
 
     def ping(self) -> None:
         """Return when the worker answers. Raises FillWorkerGone."""
@@ -62,11 +77,36 @@ class FillClient:
 
     def prefetch(self, device_ids: Sequence[str], plan: Plan) -> int:
         """Begin to fetch and return the job's number."""
-        return int(self._ask("prefetch", devices=list(device_ids), plan=plan_to_json(plan)))
+        begun = _Begun(tuple(device_ids), plan)
+        begun.number = self._begin(begun)
+        with self._lock:
+            self._begun[begun.number] = begun
+            while len(self._begun) > KEPT_PLANS:
+                del self._begun[next(iter(self._begun))]
+        return begun.number
+
+    def _begin(self, begun: _Begun) -> int:
+        plan = plan_to_json(begun.plan)
+        return int(self._ask("prefetch", devices=list(begun.device_ids), plan=plan))
 
     def job(self, number: int, wait_s: float = 0.0) -> dict[str, Any]:
-        """Return how far a job is. Raises SetUnknown when the worker was replaced since."""
-        result: dict[str, Any] = self._ask("job", job=number, wait_s=wait_s)
+        """Return how far a job is; one that a worker took to its grave is begun again.
+
+        Raises SetUnknown for a job that this client did not begin, or long ago.
+        """
+        with self._lock:
+            begun = self._begun.get(number)
+        try:
+            current = number if begun is None else begun.number
+            result: dict[str, Any] = self._ask("job", job=current, wait_s=wait_s)
+        except SetUnknown:
+            if begun is None:
+                raise
+            begun.number = self._begin(begun)
+            result = self._ask("job", job=begun.number, wait_s=wait_s)
+        if result["done"]:
+            with self._lock:
+                self._begun.pop(number, None)
         return result
 
     def wait(self, number: int) -> dict[str, Any]:

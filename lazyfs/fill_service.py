@@ -10,12 +10,13 @@ import base64
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from hotstart.core.errors import NotFound
+from hotstart.core.errors import HotstartError, NotFound, Unavailable
 from hotstart.core.log import get_logger
 from hotstart.core.span import PAGE, Span
 from hotstart.kernel import fanotify
@@ -29,8 +30,9 @@ from lazyfs.fanotify_filler import DeviceSet, Dispatcher
 from lazyfs.fetcher import Fetcher
 from lazyfs.fill_engine import PATIENCE_S, FillEngine
 from lazyfs.fuse_set import FuseSet
-from lazyfs.plans import plan_from_json
+from lazyfs.plans import EverythingPlan, plan_from_json, plan_to_json
 from lazyfs.prefetch import Prefetcher, PrefetchJob
+from lazyfs.pulls import Pulls
 from lazyfs.spec import DeviceSpec
 from lazyfs.stores import StorePool
 from lazyfs.table_reader import open_table
@@ -40,9 +42,16 @@ log = get_logger(__name__)
 
 Served: TypeAlias = DeviceSet | FuseSet
 
+KEPT_JOBS = 256
+"""Jobs whose end can still be asked for."""
+
 
 class SetUnknown(NotFound):
     """The worker serves no device or recording of that name."""
+
+
+class RecordingLost(Unavailable):
+    """A recording has a hole: its beginning was noted by a worker that is gone."""
 
 
 class FillService:
@@ -52,10 +61,12 @@ class FillService:
         self,
         keeper: KeeperClient,
         *,
+        pulls: Pulls,
         patience_s: float = PATIENCE_S,
         passage: Passage = no_crash,
     ) -> None:
         self._keeper = keeper
+        self._pulls = pulls
         self._stores = StorePool()
         self._passage = passage
         self._engine = FillEngine(
@@ -66,17 +77,30 @@ class FillService:
         self._lock = threading.Lock()
         self._sets: dict[str, tuple[DeviceMeta, Served]] = {}
         self._jobs: dict[int, PrefetchJob] = {}
-        self._job_numbers = itertools.count(1)
+        # Numbers of two workers differ: a job of the one before is not mistaken for another.
+        self._job_numbers = itertools.count(time.time_ns() // 1000)
 
     def take_over(self) -> int:
-        """Serve every set that the keeper holds; devices first. Returns how many."""
+        """Serve every set that the keeper holds, devices first; go on with their pulls.
+
+        A set that can't be served is logged and left: it must not keep others waiting.
+        """
         names = sorted(self._keeper.names(KIND))
         for name in names:
-            self.attach(name)
-        return len(names)
+            try:
+                self._attach(name, resumed=True)
+            except (HotstartError, OSError) as err:
+                log.warning("set_not_served", name=name, error=str(err))
+        pulled = [one for one in self._pulls.pending() if device_set_name(one) in self._sets]
+        if pulled:
+            self.prefetch(pulled, plan_to_json(EverythingPlan()))
+        return len(self._sets)
 
     def attach(self, name: str) -> None:
         """Begin to serve a set of the keeper's; one that is served already is no error."""
+        self._attach(name, resumed=False)
+
+    def _attach(self, name: str, *, resumed: bool) -> None:
         with self._lock:
             if name in self._sets:
                 return
@@ -88,6 +112,8 @@ class FillService:
                 held.close()
                 raise
             self._sets[name] = meta, served
+        if meta.recording and not resumed:  # a resumed one has lost what it noted before
+            served.touches.start()
         if isinstance(served, DeviceSet):
             self._dispatcher.add(served)
         if not meta.recording:
@@ -100,11 +126,7 @@ class FillService:
         if meta.recording:
             device = self._served(device_set_name(meta.device.device_id))[1].device
             os.close(fd)
-            served = DeviceSet(
-                device, group, journal, self._engine, self._passage, owns_device=False
-            )
-            served.touches.start()
-            return served
+            return DeviceSet(device, group, journal, self._engine, self._passage, owns_device=False)
         return DeviceSet(self._device(meta, fd), group, journal, self._engine, self._passage)
 
     def _serve_by_fuse(self, meta: DeviceMeta, fd: int) -> FuseSet:
@@ -114,15 +136,13 @@ class FillService:
             return FuseSet(device, self._engine, target, read_ahead_kib=meta.read_ahead_kib)
         os.close(fd)
         device = self._served(device_set_name(meta.device.device_id))[1].device
-        served = FuseSet(
+        return FuseSet(
             device,
             self._engine,
             target,
             owns_device=False,
             read_ahead_kib=meta.read_ahead_kib,
         )
-        served.touches.start()
-        return served
 
     def _device(self, meta: DeviceMeta, fd: int) -> Device:
         return Device(meta.device, fd, _open_ready(meta, fd, self._open_table), self._open_table)
@@ -135,6 +155,8 @@ class FillService:
         with self._lock:
             known = self._sets.pop(name, None)
         if known is not None:
+            if not known[0].recording:
+                self._pulls.end(known[0].device.device_id)
             self._stop_serving(known[1])
 
     def _stop_serving(self, served: Served) -> None:
@@ -160,9 +182,14 @@ class FillService:
                 if (name := device_set_name(device_id)) in self._sets
             }
             number = next(self._job_numbers)
-        job = self._prefetcher.start(plan_from_json(plan), devices)
+        parsed = plan_from_json(plan)
+        if isinstance(parsed, EverythingPlan):
+            self._pulls.begin(one for one, device in devices.items() if not device.all_ready())
+        job = self._prefetcher.start(parsed, devices)
         with self._lock:
             self._jobs[number] = job
+            while len(self._jobs) > KEPT_JOBS:
+                del self._jobs[min(self._jobs)]
         return number
 
     def job(self, number: int, wait_s: float = 0.0) -> dict[str, Any]:
@@ -184,6 +211,8 @@ class FillService:
         """End noting on sets; return the trace of their devices, base64."""
         with self._lock:
             sets = [self._served(name)[1] for name in names]
+        if not all(served.touches.active for served in sets):
+            raise RecordingLost("the fill worker was replaced while it recorded: record again")
         touches = [served.touches.stop() for served in sets]
         trace = make_trace([served.device.device_id for served in sets], touches)
         return base64.b64encode(trace.encode()).decode()
@@ -213,13 +242,17 @@ class FillService:
         return served
 
     def _completed(self, device: Device) -> None:
-        """Called once by the engine when a device misses nothing more."""
-        device.mark_complete()
+        """Called once by the engine when a device misses nothing more.
+
+        The mark goes at once (the bytes are in the file); the disk is waited for elsewhere.
+        """
+        self._pulls.end(device.device_id)
         name = device_set_name(device.device_id)
         with self._lock:
             known = self._sets.get(name)
         if known is not None and known[0].mounted:
             self._unmark(name)
+        self._engine.demand.submit(device.sync)
 
     def _unmark(self, name: str) -> None:
         """A complete, mounted device raises no more events: its reads stay in the kernel."""
@@ -238,8 +271,12 @@ def _open_ready(meta: DeviceMeta, fd: int, opener: Callable[[DeviceSpec], ChunkT
     """Open the ready map; after another boot keep only what verifies."""
     ready = ReadyMap.open(Path(meta.ready_path), meta.device.device_id, meta.device.pages)
     if ready.needs_reverify:
-        kept = ready.reverify(lambda span: _read(fd, span), opener(meta.device))
-        log.info("ready_map_reverified", device=meta.device.device_id, pages=kept)
+        try:
+            kept = ready.reverify(lambda span: _read(fd, span), opener(meta.device))
+        except HotstartError as err:  # no chunk table, nothing to believe
+            log.warning("ready_map_emptied", device=meta.device.device_id, reason=str(err))
+        else:
+            log.info("ready_map_reverified", device=meta.device.device_id, pages=kept)
     return ready
 
 

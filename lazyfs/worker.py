@@ -23,6 +23,7 @@ from lazyfs.control_server import ControlServer, Operation
 from lazyfs.crash_points import Passage, crash_at, no_crash, slow_at
 from lazyfs.fill_engine import PATIENCE_S
 from lazyfs.fill_service import FillService
+from lazyfs.pulls import Pulls
 
 log = get_logger(__name__)
 
@@ -77,7 +78,12 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     with KeeperClient(options.run_dir / "keeper.sock") as keeper:
         passage = _passage(options.crash_at, options.slow_at)
-        service = FillService(keeper, patience_s=options.patience_s, passage=passage)
+        service = FillService(
+            keeper,
+            pulls=Pulls(options.run_dir),
+            patience_s=options.patience_s,
+            passage=passage,
+        )
         taken = service.take_over()
         control = ControlServer(options.run_dir / SOCKET, operations(service))
         control.start()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hotstart.core.errors import HotstartError
 from hotstart.core.run import PIPE, run, spawn
 from hotstart.kernel.mounts import is_mounted, mounts_below
 from hotstart.store.ready_map_header import current_boot_id
@@ -177,6 +178,31 @@ def test_a_prefetch_goes_on_in_the_successor(tmp_path, image):
         wait_until(lambda: node.worker_pid() not in (None, pid))
         assert node.mounts.wait(job)["error"] is None
         assert node.mounts.is_local(image.spec)
+
+
+def test_a_pull_that_nobody_waits_for_goes_on_in_the_successor(tmp_path, image):
+    with (
+        running_node(tmp_path / "node", "--slow-at", "fetched:10") as node,
+        node.mounts.mount(image.spec, read_ahead_kib=64),
+    ):
+        node.mounts.prefetch(image.spec.manifest, EverythingPlan())
+        node.kill_worker()
+        wait_until(lambda: node.mounts.is_local(image.spec))
+
+
+def test_a_recording_with_a_hole_is_refused(tmp_path, image):
+    with (
+        running_node(tmp_path / "node") as node,
+        node.mounts.mount(image.spec, read_ahead_kib=64),
+        node.mounts.mount_recording(image.spec, read_ahead_kib=0) as recording,
+    ):
+        run(["head", "-c", "8192", str(recording.path / "large")])
+        pid = node.worker_pid()
+        node.kill_worker()
+        wait_until(lambda: node.worker_pid() not in (None, pid))
+        run(["cat", str(recording.path / "large")])
+        with pytest.raises(HotstartError, match="record again"):
+            recording.stop()
 
 
 def test_no_zeros_after_a_power_loss_that_took_data(tmp_path, image, right):
