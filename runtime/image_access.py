@@ -55,7 +55,10 @@ class Prefetcher(Protocol):
     """Fetches what will be needed."""
 
     def prefetch(self, name: str, plan: Plan) -> int:
-        """Begin to fetch for the mounted image ``name`` (its manifest in hex); return at once."""
+        """Begin to fetch for the image ``name`` (its manifest in hex); return the job at once."""
+
+    def wait(self, job: int) -> object:
+        """Block until the job has ended. Raises if it failed."""
 
 
 class CachePaths(Protocol):

@@ -23,6 +23,7 @@ from hotstart.kernel.cgroup import Group
 from hotstart.store.signing import PublicKey
 from hotstart.store.stack import Store
 from lazyfs.plans import EverythingPlan
+from runtime.bundle_fetches import BundleFetches
 from runtime.cgroup_primer import CgroupPrimer
 from runtime.container_directory import ContainerDirectory
 from runtime.container_spec import ContainerSpec
@@ -113,6 +114,7 @@ class Restorer:
 
     def __init__(self, tools: RestoreTools) -> None:
         self._tools = tools
+        self._bundles = BundleFetches(tools.prefetcher)
 
     def load(
         self, store: Store, reference: str, phases: Phases, *, trust_unsigned: bool = False
@@ -188,13 +190,13 @@ class Restorer:
         """Mount image and snapshot, begin the bundle, take a network: all at once."""
         ahead = snapshot.config.read_ahead_kib
         images, specs = self._tools.images, (snapshot.mount_spec(), snapshot.image_spec())
+        plan = snapshot.bundle_plan()
         with phases.phase("prefetch"):
             # The bundle is on its way before anything else is asked of the store.
             for one in specs:
                 images.prepare(one)
-            plan = snapshot.bundle_plan()
             if plan is not None:
-                self._tools.prefetcher.prefetch(specs[0].manifest, plan)
+                self._bundles.begin(specs[0].manifest, plan)
         with ThreadPoolExecutor(2, thread_name_prefix="restore") as pool, phases.phase("mount"):
             started = [pool.submit(images.mount, one, read_ahead_kib=ahead) for one in specs]
             network = self._network(spec, undo)

@@ -76,7 +76,10 @@ class LocalImages:
 
     def prefetch(self, name, plan):
         self.prefetched.append(plan)
-        return 1
+        return len(self.prefetched)
+
+    def wait(self, job):
+        return {"job": job}
 
 
 class StoreFill:
