@@ -22,7 +22,7 @@ from hotstart.core.log import get_logger
 from hotstart.core.phases import Phases
 from hotstart.kernel.cgroup import Group
 from hotstart.kernel.pidfd import wait as wait_process
-from hotstart.store.ready_map import ReadyMap
+from hotstart.store.ready_map import is_complete
 from hotstart.store.stack import Store
 from hotstart.store.trace import Trace
 from lazyfs.plans import EverythingPlan, Plan, TracePlan
@@ -171,15 +171,16 @@ class ColdStarter:
             return (Route.TRACED, trace) if trace is not None else (Route.PULLED, None)
 
     def _all_local(self, image: LoadedImage) -> bool:
-        for device in image.mount_spec().devices:
-            ready = self._tools.cache.ready_path(device.device_id)
-            data = self._tools.cache.device_path(device.device_id)
-            if not ready.exists() or not data.exists():
-                return False
-            with ReadyMap.open(ready, device.device_id, device.pages, device=data) as opened:
-                if not opened.complete:
-                    return False
-        return True
+        cache = self._tools.cache
+        return all(
+            is_complete(
+                cache.ready_path(device.device_id),
+                device.device_id,
+                device.pages,
+                device=cache.device_path(device.device_id),
+            )
+            for device in image.mount_spec().devices
+        )
 
     def _mount(self, image: LoadedImage, route: Route, phases: Phases, undo: ExitStack) -> Mounted:
         ahead = LOCAL_READ_AHEAD_KIB if route is Route.LOCAL else TRACED_READ_AHEAD_KIB

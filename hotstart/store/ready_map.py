@@ -42,7 +42,7 @@ from hotstart.store.ready_map_header import (
     parse_header,
 )
 
-__all__ = ["ReadyMap", "ReadyMapInvalid"]
+__all__ = ["ReadyMap", "ReadyMapInvalid", "is_complete"]
 
 log = get_logger(__name__)
 
@@ -195,6 +195,21 @@ class ReadyMap:
     def _check(self, first: int, pages: int) -> None:
         if first < 0 or pages < 0 or first + pages > self.pages:
             raise ValueError(f"pages {first}+{pages} of a device of {self.pages}")
+
+
+def is_complete(path: Path, device_id: str, pages: int, *, device: Path) -> bool:
+    """Tell whether a device is local as a whole, without opening its map: nothing is changed.
+
+    Opening a map after a power loss empties it and hands its claims to the one who opened it;
+    whoever only wants to know must not be that one. True means that ``open`` would find it whole.
+    """
+    if not (_is_usable(path, device_id, pages) and _holds_data(device)):
+        return False
+    content = path.read_bytes()
+    body = content[HEADER_BYTES:]
+    same_boot = content[BOOT_OFFSET : BOOT_OFFSET + 16] == current_boot_id()
+    synced = content[SYNCED_OFFSET : SYNCED_OFFSET + 32]
+    return body.count(_READY) == pages and (same_boot or blake3(body).digest() == synced)
 
 
 @contextmanager

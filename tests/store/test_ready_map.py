@@ -17,8 +17,8 @@ from hotstart.core.span import PAGE, Span
 from hotstart.store.chunk_table import Chunk
 from hotstart.store.format_errors import FormatVersionUnknown
 from hotstart.store.packs import chunk_digest
-from hotstart.store.ready_map import ReadyMap
-from hotstart.store.ready_map_header import HEADER_BYTES
+from hotstart.store.ready_map import ReadyMap, is_complete
+from hotstart.store.ready_map_header import HEADER_BYTES, current_boot_id
 
 DEVICE_ID = "ab" * 32
 BOOT, NEXT_BOOT = b"1" * 16, b"2" * 16
@@ -104,7 +104,7 @@ def test_an_opener_does_not_cut_off_one_that_came_before_the_data(tmp_path):
 WRITER = """
 import os, signal, sys
 from pathlib import Path
-from hotstart.store.ready_map import ReadyMap
+from hotstart.store.ready_map import ReadyMap, is_complete
 ready = ReadyMap.open(Path(sys.argv[1]), "ab" * 32, 40)
 ready.set(10, 5)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -220,6 +220,36 @@ def test_pages_set_while_the_sync_runs_are_not_covered(path, device, monkeypatch
     with opened(path, NEXT_BOOT) as ready:
         assert ready.ready_pages() == 0
         assert ready.needs_reverify
+
+
+def _complete(path, device):
+    return is_complete(path, DEVICE_ID, PAGES, device=device)
+
+
+def test_complete_is_told_without_opening(path, device):
+    assert not _complete(path, device)
+    with opened(path, boot_id=current_boot_id()) as ready:
+        ready.set(0, PAGES - 1)
+        assert not _complete(path, device)
+        ready.set(PAGES - 1, 1)
+        assert _complete(path, device)
+    device.unlink()
+    assert not _complete(path, device)
+
+
+def test_asking_after_a_power_loss_takes_no_claims_from_the_one_who_opens(path, device):
+    with opened(path) as ready:
+        ready.set(0, PAGES)
+    assert not _complete(path, device)
+    with opened(path, NEXT_BOOT) as ready:
+        assert ready.needs_reverify
+
+
+def test_synced_map_of_another_boot_is_told_complete(path, device):
+    with opened(path) as ready, device.open("rb") as file:
+        ready.set(0, PAGES)
+        ready.sync(file.fileno())
+    assert _complete(path, device)
 
 
 def _chunk(content, first, pages, *, good=True):
