@@ -36,6 +36,8 @@ from snapshotter.fingerprint import HostFingerprint
 
 log = get_logger(__name__)
 
+_STREAM_AFTER_S = 0.5
+
 
 class RestoreRefused(Unsupported):
     """The snapshot cannot run on this host; nothing was made. ``reasons`` has every one."""
@@ -169,7 +171,10 @@ class Restorer:
             # The second holder of the userfaultfds; nobody waits for it.
             threading.Thread(target=self._tools.hold_handles, daemon=True).start()
         if background_fill:
-            self._stream_rest(snapshot)
+            # Not at once: the first request has the machine for itself.
+            later = threading.Timer(_STREAM_AFTER_S, self._stream_rest, (snapshot,))
+            later.daemon = True
+            later.start()
         return Restored(thawed.pid, thawed.session, network, (image, own), snapshot, spec)
 
     def _stream_rest(self, snapshot: LoadedSnapshot) -> None:
