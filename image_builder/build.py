@@ -7,8 +7,10 @@ later one wins, by compare-and-set, and neither is half there.
 
 from __future__ import annotations
 
+import gc
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from hotstart.core.errors import NotFound, Unavailable
@@ -58,6 +60,7 @@ def build(
     name = ReferenceName.parse(reference)
     base = base_devices(store, options.base) if options.base else ()
     with ExitStack() as stack:
+        stack.enter_context(_collector_paused())
         opened = open_source(source, options, stack)
         config = encode_config(
             opened.config, options, architecture=host_architecture(), name=source
@@ -90,6 +93,21 @@ def build(
         elapsed_s=stats.elapsed_s,
     )
     return BuildResult(descriptor, manifest, built.extents, stats)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep Python's cycle collector from walking the whole tree again and again.
+
+    A tree has no cycles, and looking for them takes a tenth of a build's time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def base_devices(store: Store, reference: str) -> tuple[DeviceDescriptor, ...]:

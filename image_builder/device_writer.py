@@ -24,7 +24,7 @@ from hotstart.store.layers import DeviceDescriptor
 from hotstart.store.packs import PackWriter, Placement
 from image_builder.errors import NotRepresentable
 from image_builder.placement import FilePlacement
-from image_builder.segments import CutSegment, Segment, read_segment
+from image_builder.segments import BufferPool, CutSegment, Segment, read_segment
 
 _MAX_DEVICE = ((1 << 32) - 1) * PAGE
 _MAX_THREADS = 16
@@ -88,6 +88,7 @@ class DeviceWriter:
         self._stored: dict[ChunkDigest, Stored] = {}
         self._table: list[tuple[int, int, ChunkDigest]] = []
         self._extents: dict[tuple[ChunkDigest, ...], int] = {}
+        self._pool = BufferPool()
         self._size = 0
         self._new = self._borrowed = self._repeated = 0
 
@@ -99,9 +100,13 @@ class DeviceWriter:
         """
         done = 0
         extent = _Extent()
+        in_use: deque[tuple[Sequence[Future[Placement]], CutSegment]] = deque()
         with PackWriter(self._blobs, threads=self._threads) as packs:
-            for cut in _in_order(segments, self._threads):
-                self._take(cut, extent, packs)
+            for cut in _in_order(segments, self._threads, self._pool):
+                in_use.append((self._take(cut, extent, packs), cut))
+                # A buffer is free when its chunks are compressed and copied into the pack.
+                while in_use and all(chunk.done() for chunk in in_use[0][0]):
+                    self._pool.give_back(in_use.popleft()[1].buffer)
                 if cut.segment.is_last:
                     self._close(cut.segment, extent)
                     extent = _Extent()
@@ -111,8 +116,12 @@ class DeviceWriter:
         self._progress.update(Progress("build", done, total_bytes, finished=True))
         return self._finish(new_packs)
 
-    def _take(self, cut: CutSegment, extent: _Extent, packs: PackWriter) -> None:
+    def _take(
+        self, cut: CutSegment, extent: _Extent, packs: PackWriter
+    ) -> Sequence[Future[Placement]]:
+        """Store the segment's new chunks and return them."""
         start = 0
+        submitted = []
         for end, digest in zip(cut.ends, cut.digests, strict=True):
             extent.chunks.append((end - start, digest))
             if digest in self._stored:
@@ -121,10 +130,12 @@ class DeviceWriter:
                 self._stored[digest] = borrowed
                 self._borrowed += 1
             else:
-                self._stored[digest] = packs.submit(cut.buffer[start:end])
+                submitted.append(packs.submit(cut.buffer[start:end]))
+                self._stored[digest] = submitted[-1]
                 self._new += 1
             start = end
         extent.size += start
+        return submitted
 
     def _close(self, segment: Segment, extent: _Extent) -> None:
         """Give a complete group or file its place."""
@@ -170,13 +181,13 @@ class DeviceWriter:
         return WrittenDevice(device, uploaded, self._new, self._borrowed, self._repeated)
 
 
-def _in_order(segments: Iterable[Segment], threads: int) -> Iterator[CutSegment]:
+def _in_order(segments: Iterable[Segment], threads: int, pool: BufferPool) -> Iterator[CutSegment]:
     """Yield the segments read, in order, with at most two for each thread under way."""
     waiting: deque[Future[CutSegment]] = deque()
     readers = ThreadPoolExecutor(threads, "read-source")
     try:
         for segment in segments:
-            waiting.append(readers.submit(read_segment, segment))
+            waiting.append(readers.submit(read_segment, segment, pool))
             if len(waiting) >= 2 * threads:
                 yield waiting.popleft().result()
         while waiting:

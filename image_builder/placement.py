@@ -60,21 +60,22 @@ class FilePlacement:
         return found
 
     def read_extent(self, start: int, buffer: memoryview) -> None:
-        """Fill ``buffer``, which is zero, with the extent's bytes from ``start`` on."""
-        if len(self.runs) == 1 and self.runs[0].offset == 0:
-            self.content.read_into(start, buffer[: min(len(buffer), self.content.size - start)])
-            return
+        """Fill ``buffer`` with the extent's bytes from ``start`` on; behind the file are zeros."""
         at = 0
         wanted = Span(start, len(buffer))
         for run in self.runs:
             common = wanted.overlap(Span(at, run.length))
             if common is not None:
-                offset = run.offset + common.offset - at
-                length = min(common.length, self.content.size - offset)
-                if length > 0:
-                    first = common.offset - start
-                    self.content.read_into(offset, buffer[first : first + length])
+                first = common.offset - start
+                self._read(run.offset + common.offset - at, buffer[first : first + common.length])
             at += run.length
+
+    def _read(self, offset: int, buffer: memoryview) -> None:
+        length = min(len(buffer), max(0, self.content.size - offset))
+        if length:
+            self.content.read_into(offset, buffer[:length])
+        if length < len(buffer):
+            buffer[length:] = bytes(len(buffer) - length)
 
 
 def place(path: bytes, node: Node, content: Content, *, dense: bool) -> FilePlacement:

@@ -91,9 +91,32 @@ def _pieces(placement: FilePlacement, extent: int, average: int) -> Iterator[Seg
         yield Segment((part,), average, is_group=False, is_last=start + length == extent)
 
 
-def read_segment(segment: Segment) -> CutSegment:
+class BufferPool:
+    """Buffers used again: fresh memory costs the kernel as much as reading the file into it.
+
+    A buffer is taken by a reader and given back by whoever knows that nobody reads it any more.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+
+    def take(self, length: int) -> memoryview:
+        """Return ``length`` bytes of any content, to be filled whole."""
+        try:
+            buffer = self._free.pop()  # atomic: readers race for it
+        except IndexError:
+            buffer = bytearray(max(PIECE, GROUP_LIMIT + LARGE_FILE))
+        return memoryview(buffer)[:length]
+
+    def give_back(self, view: memoryview) -> None:
+        """Take a buffer that ``take`` returned, for the next reader."""
+        if isinstance(view.obj, bytearray):
+            self._free.append(view.obj)
+
+
+def read_segment(segment: Segment, pool: BufferPool) -> CutSegment:
     """Read, cut and hash one segment. May run in any thread; raises what reading raises."""
-    buffer = memoryview(bytearray(segment.length))
+    buffer = pool.take(segment.length)
     at = 0
     for part in segment.parts:
         part.placement.read_extent(part.start, buffer[at : at + part.length])
