@@ -42,6 +42,10 @@ CHANNEL_OPTIONS = (
     # Error details carry the container's last log lines; gRPC's own limit is 8 KiB.
     ("grpc.max_metadata_size", 64 * 1024),
     ("grpc.absolute_max_metadata_size", 96 * 1024),
+    # An agent that is starting is asked again at once; gRPC's own pauses begin at a second.
+    ("grpc.initial_reconnect_backoff_ms", 20),
+    ("grpc.min_reconnect_backoff_ms", 20),
+    ("grpc.max_reconnect_backoff_ms", 100),
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ("grpc.max_send_message_length", 16 * 1024 * 1024),
 )
