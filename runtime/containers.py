@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from hotstart.core.errors import HotstartError, UserError
@@ -90,16 +91,19 @@ def stop(
 ) -> ContainerStatus:
     """End the container: its stop signal, after ``grace_s`` SIGKILL. Returns when it has ended.
 
-    Idempotent. Raises ContainerStuck if the kernel can't end it.
+    A process that can't take the signal gets no grace: nothing would come of it. Idempotent.
+    Raises ContainerStuck if the kernel can't end it.
     """
-    before = status(directory)
-    if before.state == "stopped":
-        return before
-    with contextlib.suppress(NotRunning):
-        runc.kill(signal_number(stop_signal))
-    now = _wait_until(directory, grace_s)
+    now = status(directory)
     if now.state == "stopped":
         return now
+    number = signal_number(stop_signal)
+    if takes_signal(now.pid, number):
+        with contextlib.suppress(NotRunning):
+            runc.kill(number)
+        now = _wait_until(directory, grace_s)
+        if now.state == "stopped":
+            return now
     log.info("container_killed", container=directory.name, grace_s=grace_s)
     with contextlib.suppress(NotRunning):
         runc.kill(signal.SIGKILL, everyone=True)
@@ -124,6 +128,29 @@ def tear_down(directory: ContainerDirectory, runc: Runc, group: Group) -> None:
         if not group.remove():
             group.kill()
             group.remove()
+
+
+def takes_signal(pid: int, number: int) -> bool:
+    """Tell whether the first process of a container does anything with a signal.
+
+    The kernel drops signals to the first process of a pid namespace that it neither handles nor
+    blocks (to wait for them), except SIGKILL from outside (pid_namespaces(7)).
+    """
+    if number == signal.SIGKILL:
+        return True
+    bit = 1 << (number - 1)
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        masks = [_signal_masks(thread / "status") for thread in threads]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return any(mask & bit for mask in masks)
+
+
+def _signal_masks(path: Path) -> int:
+    """Return the signals that a thread catches or blocks."""
+    lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+    return int(lines["SigCgt"], 16) | int(lines["SigBlk"], 16)
 
 
 def signal_number(text: str) -> int:

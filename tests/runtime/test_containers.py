@@ -4,11 +4,12 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from runtime import containers
-from runtime.containers import out_of_memory, signal_number, status, stop, wait
+from runtime.containers import out_of_memory, signal_number, status, stop, takes_signal, wait
 from runtime.logs import LogKeeper, last_lines, pieces, read_log
 from runtime.runc import NotRunning, ProgramNotFound
 
@@ -98,9 +99,18 @@ def test_stop_asks_first(start):
 
 
 def test_stop_kills_what_does_not_listen(start):
-    with start("trap '' TERM; while :; do sleep 0.05; done") as container:
+    script = "trap 'echo no' TERM; while :; do sleep 0.05; done"
+    with start(script) as container:
+        _await_loop(container)
         ended = stop(container.directory, container.runc, grace_s=0.2)
     assert ended.exit_status == 137
+
+
+def test_process_that_cannot_take_the_signal_gets_no_grace(start):
+    with start("exec sleep 3600") as container:
+        _await_program(container, b"sleep")
+        assert not takes_signal(container.pid, signal.SIGTERM)
+        assert stop(container.directory, container.runc, grace_s=3600).exit_status == 137
 
 
 def test_kill_says_when_nothing_runs(start):
@@ -178,4 +188,12 @@ def _await_loop(container):
     """Wait until the shell has set its trap: it loops then."""
     deadline = time.monotonic() + 10
     while len(container.runc.processes()) < 2 and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+
+
+def _await_program(container, name):
+    """Wait until the shell has become the program."""
+    deadline = time.monotonic() + 10
+    command = Path(f"/proc/{container.pid}/cmdline")
+    while not command.read_bytes().startswith(name) and time.monotonic() < deadline:
         threading.Event().wait(0.01)
