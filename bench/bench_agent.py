@@ -61,7 +61,10 @@ class BenchAgent:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stack.close()
+        try:
+            self._stack.close()
+        finally:
+            self._client = None
 
     @property
     def client(self) -> AgentClient:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import environment
-from bench.cold_start_options import FAR_PATHS, ORDER, ColdStartOptions
+from bench.cold_start_options import FAR_PATHS, LEAST_ROUNDS, ORDER, ColdStartOptions
 from bench.extras import import_figures, warm_read_figures
 from bench.page_cache import PageCache
 from bench.peers import PeerPath
@@ -176,7 +176,8 @@ def _mount_figures(scene: Scene, options: ColdStartOptions) -> dict[str, float]:
     client = scene.agent.client
     client.mount(scene.agent.store.url, IMAGE, target)
     try:
-        reads = warm_read_figures(scene.tree.root, target, options.rounds)
-        return reads | import_figures(scene.tree, target, scene.stage, options.rounds)
+        rounds = max(options.rounds, LEAST_ROUNDS)
+        reads = warm_read_figures(scene.tree.root, target, rounds)
+        return reads | import_figures(scene.tree, target, scene.stage, rounds)
     finally:
         client.umount(target)
