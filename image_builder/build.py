@@ -24,7 +24,7 @@ from hotstart.store.stack import Store
 from image_builder.build_tree import build_tree
 from image_builder.image_config import encode_config
 from image_builder.oci_image import host_architecture
-from image_builder.options import BuildOptions, BuildResult
+from image_builder.options import BuildOptions, BuildResult, BuildStats
 from image_builder.sources import open_source
 
 __all__ = ["build", "build_tree"]
@@ -81,6 +81,11 @@ def build(
         uploaded_bytes=built.stats.uploaded_bytes + len(config) + len(content),
         elapsed_s=time.monotonic() - started,
     )
+    _log_built(name, descriptor, stats)
+    return BuildResult(descriptor, manifest, built.extents, stats)
+
+
+def _log_built(name: ReferenceName, descriptor: Descriptor, stats: BuildStats) -> None:
     log.info(
         "image_built",
         reference=name,
@@ -92,7 +97,6 @@ def build(
         borrowed_chunks=stats.borrowed_chunks,
         elapsed_s=stats.elapsed_s,
     )
-    return BuildResult(descriptor, manifest, built.extents, stats)
 
 
 @contextmanager
