@@ -60,6 +60,7 @@ class BackgroundInstaller:
             if space is not None and not self._install_run(space, run, finished):
                 return False
             loaded.popleft()
+            self._counters.mark("first_installed")
         if self._loader.done and self._spaces:
             self._counters.mark("working_set")
             self._loader.release()

@@ -21,7 +21,7 @@ from hotstart.store.bundle import BundleWriter
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.page_runs import PageSet, Run
 from hotstart.store.trace import Trace, TraceSpan
-from snapshotter.working_set import stretches, union
+from snapshotter.working_set import bridge, stretches, union
 
 FRAME_BYTES = 256 << 10
 """Uncompressed bytes of a frame: small for pages to be usable early, large for zstd to pay."""
@@ -94,7 +94,7 @@ def make_bundle(
     ``extents`` are the memory files by number; ``device_ids`` number the devices: the snapshot's
     first, then the image's. Raises what the store raises; nothing refers to the blob yet.
     """
-    order = stretches(union(recording.memory for recording in recordings))
+    order = bridge(stretches(union(recording.memory for recording in recordings)))
     writer = BundleWriter(tuple(device_ids), frame_bytes=FRAME_BYTES)
     packed: dict[int, PageSet] = {}
     for run in _in_order_of_use(recordings, order, extents, device_ids):

@@ -120,7 +120,11 @@ def test_each_page_of_any_recordings_is_packed_once(recorded):
             os.close(fd)
     wanted = {(d, p) for f, _ in recorded for d, first, n in f for p in range(first, first + n)}
     wanted |= {(0, 4 + run.first_page) for _, m in recorded for run in m}
-    assert sorted((device, number) for device, number, _ in found) == sorted(wanted)
+    packed = [(device, number) for device, number, _ in found]
+    assert len(packed) == len(set(packed))
+    assert wanted <= set(packed)
+    # Beyond what was recorded there are only pages that bridge short gaps in the memory order.
+    assert set(packed) - wanted <= {(0, 4 + number) for number in range(8)}
     assert all(content == page(device, number) for device, number, content in found)
 
 
