@@ -43,10 +43,14 @@ class PrefetchJob:
         self._pending = 1  # the plan itself, until it has no more tasks
         self._lock = threading.Lock()
 
-    def begin(self, task: Task) -> None:
-        """Count a task that this job runs or follows."""
+    def begin(self) -> None:
+        """Count a task that this job runs, follows, or finds to be over."""
         with self._lock:
             self._pending += 1
+
+    def note(self, task: Task) -> None:
+        """Count what a task of this job fetches."""
+        with self._lock:
             self.tasks += 1
             self.stored_bytes += task.span.length
 
@@ -92,9 +96,10 @@ class _Runner:
             task = self._next()
             if task is None:
                 return
-            self._job.begin(task)
+            self._job.begin()
             mine, followed = self._engine.claims.claim_task(task, self._ended)
             if mine:
+                self._job.note(task)
                 self._engine.run_prefetch(task)
             elif not followed:
                 self._job.end()
