@@ -19,13 +19,13 @@ from runtime.links import Network, root_id
 from runtime.rootfs import mount_rootfs, write_host_files
 from runtime.runc import Programs, Runc
 
-IMAGE_CONFIG = {"config": {"Env": ["PATH=/bin", "FROM=image"], "WorkingDir": "/work"}}
+IMAGE_CONFIG = {"config": {"Env": ["PATH=/bin", "FROM=image"], "WorkingDir": "/site"}}
 
 
 def make_rootfs(path: Path) -> Path:
     """Make a root file system out of the host's static busybox."""
     path.chmod(0o755)
-    for name in ("bin", "etc", "proc", "sys", "dev", "tmp", "usr", "work"):
+    for name in ("bin", "etc", "proc", "sys", "dev", "tmp", "usr", "site"):
         (path / name).mkdir(parents=True)
     shutil.copy("/bin/busybox", path / "bin" / "busybox")
     for applet in (

@@ -35,7 +35,7 @@ from tests.runtime.small_container import make_rootfs
 
 pytestmark = pytest.mark.kernel
 
-_SERVE = ("busybox", "httpd", "-f", "-p", "8000", "-h", "/work")
+_SERVE = ("busybox", "httpd", "-f", "-p", "8000", "-h", "/site")
 
 
 class RecordedImages(LocalImages):
@@ -67,7 +67,7 @@ class RecordedImages(LocalImages):
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     tree = make_rootfs(tmp_path_factory.mktemp("source"))
-    (tree / "work" / "index.html").write_text("served\n")
+    (tree / "site" / "index.html").write_text("served\n")
     return tree
 
 

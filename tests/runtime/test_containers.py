@@ -56,7 +56,7 @@ def test_environment_directory_and_identity_come_from_image_and_spec(start):
     with start(script, env=("MORE=spec",), user="web", hostname="shown") as container:
         wait(container.directory)
         lines = last_lines(container.directory)
-    assert lines == ["/work", "33", "34", "34 77", "image spec /srv shown", "shown"]
+    assert lines == ["/site", "33", "34", "34 77", "image spec /srv shown", "shown"]
 
 
 def test_follow_ends_with_the_container(start):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.kernel
 
 _CRIU = Path("/opt/hotstart/criu/bin")
 _SCRIPT = (
-    "busybox httpd -f -p 8000 -h /work & n=0;"
+    "busybox httpd -f -p 8000 -h /site & n=0;"
     " while :; do n=$((n+1)); echo out $n; echo err $n >&2; sleep 0.02; done"
 )
 

@@ -49,18 +49,18 @@ def test_anything_else_is_refused(text):
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("probe", ["http://localhost:8000/up", "tcp:8000", "exec:ls /work/up"])
+@pytest.mark.parametrize("probe", ["http://localhost:8000/up", "tcp:8000", "exec:ls /site/up"])
 def test_probe_waits_until_the_server_is_there(start, probe):
-    script = "sleep 0.2; echo yes > up; exec busybox httpd -f -p 8000 -h /work"
+    script = "sleep 0.2; echo yes > up; exec busybox httpd -f -p 8000 -h /site"
     with start(script) as container:
         wait_ready(container.directory, container.network, probe, 20)
-        assert (container.directory.upper / "work" / "up").exists()
+        assert (container.directory.upper / "site" / "up").exists()
 
 
 @pytest.mark.kernel
 def test_error_status_is_not_ready(start):
     with (
-        start("echo serving; exec busybox httpd -f -p 8000 -h /work") as container,
+        start("echo serving; exec busybox httpd -f -p 8000 -h /site") as container,
         pytest.raises(NotReady, match=r"no success in 0\.5 s.*answers status 404") as e,
     ):
         wait_ready(container.directory, container.network, "http://x:8000/missing", 0.5)
