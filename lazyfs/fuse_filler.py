@@ -36,6 +36,7 @@ log = get_logger(__name__)
 READ_AHEAD_KIB = 1024
 """On the FUSE mount's own bdi: larger requests for Python, set before EROFS opens the devices."""
 _START_S = 10.0
+_IDLE_S = 10.0
 _POLL_S = 0.005
 
 
@@ -174,13 +175,28 @@ class FlatFiles:
             log.error("fuse_ended", target=target, error=str(err))  # noqa: TRY400
 
     def close(self) -> None:
-        """Unmount, wait for the last read, and close every device."""
-        if self._target is not None and is_mounted(self._target):
-            unmount(self._target)
+        """Unmount, wait for the last read, and close every device.
+
+        Raises OSError (EBUSY) if somebody still holds a file; then everything goes on as before.
+        """
+        if self._target is not None:
+            _unmount_when_idle(self._target)
         if self._thread is not None:
             self._thread.join()
         for device in self.devices:
             device.close()
+
+
+def _unmount_when_idle(target: Path) -> None:
+    """Unmount. The kernel lets go of an unmounted EROFS's devices when its last read-ahead ends."""
+    deadline = time.monotonic() + _IDLE_S
+    while is_mounted(target):
+        try:
+            unmount(target)
+        except OSError as err:
+            if err.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
 
 
 def _set_read_ahead(target: Path, kib: int) -> None:
