@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +37,18 @@ class Recording(Protocol):
         """End the recording and return it."""
 
 
+class MountCounters(Protocol):
+    """What happened on one mount so far."""
+
+    @property
+    def manifest(self) -> str:
+        """The image's manifest in hex."""
+
+    @property
+    def faults(self) -> int:
+        """How often somebody waited for absent data."""
+
+
 class Images(Protocol):
     """Mounts images."""
 
@@ -44,6 +57,9 @@ class Images(Protocol):
 
     def mount(self, spec: MountSpec, *, read_ahead_kib: int) -> Mounted:
         """Mount the image, or use the mount that is there."""
+
+    def stats(self) -> Sequence[MountCounters]:
+        """Return every mount's counters."""
 
     def mount_recording(
         self, spec: MountSpec, *, read_ahead_kib: int

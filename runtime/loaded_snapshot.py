@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from hotstart.core.errors import NotFound, UserError
 from hotstart.store.blob_store import BlobNotFound
@@ -34,9 +35,12 @@ class ImageMissing(NotFound):
     """The image that a snapshot was taken of is not in the store any more."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LoadedSnapshot:
-    """A verified manifest and what is inline in it; ``store_url`` is where its blobs are."""
+    """A verified manifest and what is inline in it; ``store_url`` is where its blobs are.
+
+    What costs milliseconds to derive (digests of manifests) is derived once.
+    """
 
     reference: str
     store_url: str
@@ -44,17 +48,25 @@ class LoadedSnapshot:
     config: SnapshotConfig
     index: BundleIndex | None
 
-    @property
+    @cached_property
     def image(self) -> ImageManifest:
         """The image's manifest."""
         return self.manifest.image()
 
     def mount_spec(self) -> MountSpec:
         """What to mount for the snapshot's own files."""
-        return MountSpec.of(self.manifest, self.store_url)
+        return self._mount_spec
 
     def image_spec(self) -> MountSpec:
         """What to mount for the image's."""
+        return self._image_spec
+
+    @cached_property
+    def _mount_spec(self) -> MountSpec:
+        return MountSpec.of(self.manifest, self.store_url)
+
+    @cached_property
+    def _image_spec(self) -> MountSpec:
         return MountSpec.of(self.image, self.store_url)
 
     @property

@@ -22,7 +22,7 @@ from hotstart.core.phases import Phases
 from hotstart.kernel.cgroup import Group
 from hotstart.store.signing import PublicKey
 from hotstart.store.stack import Store
-from lazyfs.plans import EverythingPlan
+from runtime.background_fill import BackgroundFill
 from runtime.bundle_fetches import BundleFetches
 from runtime.cgroup_primer import CgroupPrimer
 from runtime.container_directory import ContainerDirectory
@@ -35,8 +35,6 @@ from runtime.thaw import ThawPlan, ThawTools, check_volumes, thaw
 from snapshotter.fingerprint import HostFingerprint
 
 log = get_logger(__name__)
-
-_STREAM_AFTER_S = 0.5
 
 
 class RestoreRefused(Unsupported):
@@ -117,6 +115,7 @@ class Restorer:
     def __init__(self, tools: RestoreTools) -> None:
         self._tools = tools
         self._bundles = BundleFetches(tools.prefetcher)
+        self._rest = BackgroundFill(tools.prefetcher)
 
     def load(
         self, store: Store, reference: str, phases: Phases, *, trust_unsigned: bool = False
@@ -171,19 +170,13 @@ class Restorer:
             # The second holder of the userfaultfds; nobody waits for it.
             threading.Thread(target=self._tools.hold_handles, daemon=True).start()
         if background_fill:
-            # Not at once: the first request has the machine for itself.
-            later = threading.Timer(_STREAM_AFTER_S, self._stream_rest, (snapshot,))
-            later.daemon = True
-            later.start()
+            self._rest.after_demand(_names(snapshot), lambda: self._demand(snapshot))
         return Restored(thawed.pid, thawed.session, network, (image, own), snapshot, spec)
 
-    def _stream_rest(self, snapshot: LoadedSnapshot) -> None:
-        """Begin to fetch what is absent of both images; the container is ready without it."""
-        for spec in (snapshot.mount_spec(), snapshot.image_spec()):
-            try:
-                self._tools.prefetcher.prefetch(spec.manifest, EverythingPlan())
-            except HotstartError as err:
-                log.warning("background_fill_not_begun", image=spec.manifest, reason=str(err))
+    def _demand(self, snapshot: LoadedSnapshot) -> int:
+        """Count what was asked for of both images, by whoever uses them."""
+        names = _names(snapshot)
+        return sum(stat.faults for stat in self._tools.images.stats() if stat.manifest in names)
 
     def _prepare(
         self,
@@ -207,9 +200,7 @@ class Restorer:
             network = self._network(spec, undo)
             own, image = _all_or_none(started, undo)
         if plan is None:
-            # Without a recording everything is pulled behind the mounts: a chain of single misses
-            # would take longer.
-            self._stream_rest(snapshot)
+            self._rest.at_once(_names(snapshot))
         return image, own, network
 
     def _network(self, spec: ContainerSpec, undo: ExitStack) -> Network:
@@ -241,6 +232,11 @@ class Restorer:
             cgroup=self._tools.cgroup_parent.child(directory.name).path,
             resolv_conf=self._tools.networks.resolver.text,
         )
+
+
+def _names(snapshot: LoadedSnapshot) -> tuple[str, str]:
+    """Return what the mounts of the snapshot's own files and of its image are called."""
+    return snapshot.mount_spec().manifest, snapshot.image_spec().manifest
 
 
 def _all_or_none(started: Sequence[Future[Mounted]], undo: ExitStack) -> list[Mounted]:

@@ -117,16 +117,24 @@ def _in_order_of_use(
     extents: Sequence[MemoryExtent],
     device_ids: Sequence[str],
 ) -> Iterator[Run]:
-    """Yield runs of device pages: dump files, working set, other files."""
+    """Yield runs of device pages: what is touched while CRIU reads the dump (the few image pages
+    among them included), working set, other files."""
     numbers = {device_id: number for number, device_id in enumerate(device_ids)}
     dump = numbers[extents[0].device_id] if extents else 0
     touched = [_file_runs(recording.files, numbers) for recording in recordings]
-    yield from (run for runs in touched for run in runs if run.device == dump)
+    early = [_early(runs, dump) for runs in touched]
+    for runs, count in zip(touched, early, strict=True):
+        yield from runs[:count]
     for run in order:
         extent = extents[run.device]
         yield Run(numbers[extent.device_id], extent.first_page + run.first_page, run.pages)
-    for runs in touched:
-        yield from stretches(run for run in runs if run.device != dump)
+    for runs, count in zip(touched, early, strict=True):
+        yield from stretches(runs[count:])
+
+
+def _early(runs: Sequence[Run], dump: int) -> int:
+    """Return how many runs there are up to the last one of the dump's device."""
+    return max((number for number, run in enumerate(runs, 1) if run.device == dump), default=0)
 
 
 def _file_runs(trace: Trace, numbers: Mapping[str, int]) -> list[Run]:

@@ -48,6 +48,9 @@ class LocalImages:
     def prepare(self, spec):
         pass
 
+    def stats(self):
+        return []
+
     def mount(self, spec, *, read_ahead_kib):
         bootstrap = self.root / "bootstraps" / f"{spec.bootstrap.digest.hex}.erofs"
         self._fill.bootstrap(spec, bootstrap)
