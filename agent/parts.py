@@ -24,6 +24,8 @@ from agent.mount_targets import MountTargets
 from agent.starts import Starter, StartTools
 from agent.state import State
 from agent.values import FillerName, MountView
+from hotstart.core.errors import HotstartError
+from hotstart.core.log import get_logger
 from hotstart.core.progress import Progress
 from hotstart.core.run import run
 from hotstart.kernel.cgroup import Group, hierarchies
@@ -47,6 +49,8 @@ from runtime.thaw import ThawTools
 from snapshotter.criu import CriuFront, locate
 from snapshotter.fingerprint import HostFingerprint, collect
 from snapshotter.page_client import PageClient
+
+log = get_logger(__name__)
 
 _JOB_STEP_S = 0.2
 FILL_WORKER, PAGE_WORKER = "lazyfs.worker", "snapshotter.page_worker"
@@ -89,6 +93,7 @@ class Parts:
         self.containers.adopt()
         self.targets = MountTargets(self.state, self.images)
         self.targets.adopt()
+        undo.callback(self.restores.warm().join)
 
     def _networks(self, root: Path) -> NetworkPool:
         records = self.state.containers().values()
@@ -239,6 +244,19 @@ class RestoreRoute:
             if self._tools is None:
                 self._tools = self._make()
             return self._tools
+
+    def warm(self) -> threading.Thread:
+        """Make the tools beside everything else, so that no restore waits for it."""
+
+        def make() -> None:
+            try:
+                _ = self.tools
+            except HotstartError as err:
+                log.warning("no_restores", reason=err)
+
+        thread = threading.Thread(target=make, name="restore-tools", daemon=True)
+        thread.start()
+        return thread
 
     @property
     def restorer(self) -> Restorer:

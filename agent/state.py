@@ -1,6 +1,7 @@
 """ROOT/state.db: what the agent must know after a restart and the kernel cannot tell.
 
-SQLite in WAL mode with synchronous=FULL: a row is there after power loss once its call returned.
+SQLite in WAL mode with synchronous=NORMAL: what a call wrote survives any death of the agent, and
+a power loss may take the last moments, but then the containers it is about are gone as well.
 Held are the mounts that a person asked for, and a record of each container: what it was asked to
 be, what it owns (network, image mounts, page session), how it ended. Whether a process runs and
 what is mounted *now* is read from the kernel and from ROOT/containers, never from here.
@@ -113,7 +114,7 @@ class State:
 
     def _prepare(self, path: Path) -> None:
         self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("PRAGMA synchronous = NORMAL")
         with self._transaction() as cursor:
             (version,) = cursor.execute("PRAGMA user_version").fetchone()
             if version > VERSION:
