@@ -1,8 +1,11 @@
 """A network pool and one small root file system for the runtime tests that make containers."""
 
+import contextlib
+import os
 import secrets
-from contextlib import contextmanager
+import threading
 
+import psutil
 import pytest
 
 from hotstart.kernel.cgroup import Group
@@ -10,6 +13,29 @@ from runtime.container_spec import ContainerSpec
 from runtime.links import root_id
 from runtime.network import NetworkPool
 from tests.runtime.small_container import make_rootfs, started
+
+
+@pytest.fixture(autouse=True)
+def init():
+    """Do what init does on a host: collect what runc leaves behind in a container that is ending.
+
+    This process is a subreaper, so they come to us, and until somebody has collected them, the
+    container's pid namespace and with it the container cannot end (pid_namespaces(7)).
+    """
+    done = threading.Event()
+
+    def collect():
+        while not done.wait(0.05):
+            for child in psutil.Process().children():
+                with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
+                    if child.status() == psutil.STATUS_ZOMBIE and child.name().startswith("runc:["):
+                        os.waitpid(child.pid, os.WNOHANG)
+
+    thread = threading.Thread(target=collect)
+    thread.start()
+    yield
+    done.set()
+    thread.join()
 
 
 @pytest.fixture
@@ -34,7 +60,7 @@ def lower(tmp_path_factory):
 def start(container_root, pool, lower):
     """Return a context manager that starts ``sh -c SCRIPT`` with the fields of a spec."""
 
-    @contextmanager
+    @contextlib.contextmanager
     def start(script, *, log_max_bytes=None, criu_config=None, env_of_runc=None, **fields):
         name = fields.pop("name", f"small-{secrets.token_hex(3)}")
         argv = ("sh", "-c", script) if isinstance(script, str) else tuple(script)
