@@ -12,7 +12,7 @@ from agent.values import FillerName
 from hotstart.core.errors import Conflict, Unsupported
 from hotstart.kernel.features import Feature, probe_one
 from lazyfs.device_handles import KIND, DeviceMeta
-from lazyfs.image_mounts import FANOTIFY, FUSE
+from lazyfs.served_devices import FANOTIFY, FUSE
 from lazyfs.keeper_guard import KeeperGuard
 from snapshotter.criu import INSTALLED
 

@@ -30,23 +30,17 @@ from hotstart.kernel.mounts import is_mounted, mounts_below, unmount
 from hotstart.store.ready_map import ReadyMap
 from hotstart.store.trace import Trace
 from lazyfs.cache import Cache
-from lazyfs.device_handles import (
-    KIND,
-    DeviceMeta,
-    device_set_name,
-    open_device,
-    open_fuse_device,
-)
+from lazyfs.device_handles import device_set_name
 from lazyfs.fill_client import FillClient
 from lazyfs.keeper_guard import KeeperGuard
 from lazyfs.plans import BundlePlan, Plan, TracePlan
 from lazyfs.recording import Recording, record
+from lazyfs.served_devices import FANOTIFY, FUSE, ServedDevices
 from lazyfs.spec import DeviceSpec, MountSpec
 from lazyfs.stores import StorePool
 
 log = get_logger(__name__)
 
-FANOTIFY, FUSE = "fanotify", "fuse"
 MOUNT_KIND = "mount"
 IDLE_LIMIT = 16
 
@@ -122,8 +116,8 @@ class ImageMounts:
     ) -> None:
         """``filler`` is FANOTIFY or FUSE; which one a host can have, the probes say."""
         self.filler = filler
-        self._fuse = root / "run" / "fuse"
-        self._fuse.mkdir(parents=True, exist_ok=True)
+        self._devices = ServedDevices(cache, guard, worker, filler, root / "run" / "fuse")
+        self._prepared: dict[str, MountSpec] = {}
         self._directory = root / "mounts"
         self._scratch = root / "run" / "recording"
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -152,7 +146,9 @@ class ImageMounts:
                 unmount(path, detach=True)
             for stale in mounts_below(self._scratch):
                 unmount(stale.target, detach=True)
-            self._drop_unused_devices()
+            self._devices.adopt(
+                device for entry in self._entries.values() for device in entry.spec.devices
+            )
             return len(self._entries)
 
     def _adopt_one(self, name: str) -> None:
@@ -170,12 +166,12 @@ class ImageMounts:
     def prepare(self, spec: MountSpec) -> None:
         """Have the devices served before they are mounted, so that a prefetch can begin at once.
 
-        ``mount`` follows; without it they are let go when the next image is.
+        ``mount`` follows; without it they stay served until the image is mounted another time.
         """
-        with self._image_lock(spec.manifest), ExitStack() as undo:
-            for device in spec.devices:
-                self._acquire(device, undo)
-            undo.pop_all()
+        with self._image_lock(spec.manifest):
+            if spec.manifest not in self._entries and spec.manifest not in self._prepared:
+                self._claim(spec, ExitStack())
+                self._prepared[spec.manifest] = spec
 
     def mount(
         self, spec: MountSpec, *, read_ahead_kib: int, keep_marks: bool = False
@@ -188,11 +184,15 @@ class ImageMounts:
         with self._image_lock(spec.manifest):
             with self._lock:
                 entry = self._entries.get(spec.manifest)
-            if entry is None:
-                entry = self._mount_new(spec, keep_marks=keep_marks)
-            with self._lock:
-                entry.users += 1
-                self._entries[spec.manifest] = entry
+            try:
+                if entry is None:
+                    entry = self._mount_new(spec, keep_marks=keep_marks)
+                with self._lock:
+                    entry.users += 1
+                    self._entries[spec.manifest] = entry
+            finally:
+                if self._prepared.pop(spec.manifest, None) is not None:
+                    self._unclaim(spec)
             set_read_ahead(entry.mount, read_ahead_kib)
         return MountedImage(self, entry)
 
@@ -203,48 +203,29 @@ class ImageMounts:
         path.mkdir(exist_ok=True)
         with ExitStack() as undo:
             undo.callback(path.rmdir)
-            for device in spec.devices:
-                self._acquire(device, undo)
-            devices = [self._path_for_erofs(device) for device in spec.devices]
+            self._claim(spec, undo)
+            devices = [self._devices.path_for_erofs(device) for device in spec.devices]
             mount = mount_erofs(bootstrap, path, devices, may_loop=self.filler == FUSE)
             undo.callback(unmount, path, detach=True)
             meta = {"spec": spec.to_json(), "path": str(path), "bdis": list(mount.bdis)}
             self._guard.put(HandleSet(f"mount/{spec.manifest}", MOUNT_KIND, meta, []))
             undo.callback(self._guard.drop, f"mount/{spec.manifest}")
             if not keep_marks:
-                self._release_marks(spec)
+                self._devices.mounted(spec.devices)
             undo.pop_all()
         return _Entry(spec, path, mount, keep_marks=keep_marks)
 
-    def _acquire(self, spec: DeviceSpec, undo: ExitStack) -> None:
-        """Have the device served; a set that is there belongs to another mount of it."""
-        with self._lock:
-            name = device_set_name(spec.device_id)
-            if self._guard.get(name) is None:
-                self._guard.put(self._open(spec))
-                undo.callback(self._drop_device, spec.device_id)
-            self._worker.attach(name)
+    def _claim(self, spec: MountSpec, undo: ExitStack) -> None:
+        """Claim every device of an image, or none."""
+        with ExitStack() as claimed:
+            for device in spec.devices:
+                self._devices.claim(device)
+                claimed.callback(self._devices.release, device.device_id)
+            undo.push(claimed.pop_all())
 
-    def _open(self, spec: DeviceSpec) -> HandleSet:
-        if self.filler == FANOTIFY:
-            return open_device(self._cache, spec)
-        target = self._fuse / spec.device_id
-        target.mkdir(exist_ok=True)
-        return open_fuse_device(self._cache, spec, target)
-
-    def _path_for_erofs(self, spec: DeviceSpec) -> Path:
-        if self.filler == FANOTIFY:
-            return self._cache.device_path(spec.device_id)
-        return self._fuse / spec.device_id / "0.dev"
-
-    def _release_marks(self, spec: MountSpec) -> None:
-        """Say that the devices are mounted: complete ones lose their mark, now or later."""
+    def _unclaim(self, spec: MountSpec) -> None:
         for device in spec.devices:
-            name = device_set_name(device.device_id)
-            held = self._guard.get(name)
-            if held is not None and not held.meta["mounted"]:
-                self._guard.update_meta(name, {**held.meta, "mounted": True})
-            self._worker.mounted(name)
+            self._devices.release(device.device_id)
 
     def give_back(self, entry: _Entry) -> None:
         """Note that one user is gone; unmount what has been idle longest beyond the limit."""
@@ -281,25 +262,14 @@ class ImageMounts:
             for entry in list(self._entries.values()):
                 _unmount_unused(entry.path)
                 self._forget(entry)
+            while self._prepared:
+                self._unclaim(self._prepared.popitem()[1])
 
     def _forget(self, entry: _Entry) -> None:
         del self._entries[entry.spec.manifest]
         entry.path.rmdir()
         self._guard.drop(f"mount/{entry.spec.manifest}")
-        self._drop_unused_devices()
-
-    def _drop_unused_devices(self) -> None:
-        used = {d.device_id for entry in self._entries.values() for d in entry.spec.devices}
-        for name in self._guard.names(KIND):
-            held = self._guard.get(name)
-            if held is not None and DeviceMeta.from_json(held.meta).device.device_id not in used:
-                self._worker.detach(name)
-                self._guard.drop(name)
-
-    def _drop_device(self, device_id: str) -> None:
-        name = device_set_name(device_id)
-        self._worker.detach(name)
-        self._guard.drop(name)
+        self._unclaim(entry.spec)
 
     def prefetch(self, name: str, plan: Plan) -> int:
         """Begin to fetch for the mounted image ``name`` (its manifest in hex); returns a job.
@@ -350,7 +320,7 @@ class ImageMounts:
         names = [device_set_name(device.device_id) for device in entry.spec.devices]
         trace = self._worker.record_stop(names)
         entry.keep_marks = False
-        self._release_marks(entry.spec)
+        self._devices.mounted(entry.spec.devices)
         return trace
 
     @contextmanager

@@ -1,0 +1,105 @@
+"""Devices being served: each opened, marked, held by the keeper and known to the worker once.
+
+Users claim a device; the last release lets it go everywhere. A claim is taken *before* a file
+system is mounted on the device and given back only after it is unmounted: a device whose group is
+closed under a mount reads zeros. One lock; methods may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from hotstart.kernel.keeper_client import HandleSet
+from lazyfs.cache import Cache
+from lazyfs.device_handles import (
+    KIND,
+    DeviceMeta,
+    device_set_name,
+    open_device,
+    open_fuse_device,
+)
+from lazyfs.fill_client import FillClient
+from lazyfs.keeper_guard import KeeperGuard
+from lazyfs.spec import DeviceSpec
+
+FANOTIFY, FUSE = "fanotify", "fuse"
+
+
+class ServedDevices:
+    """Claims on the devices of one root."""
+
+    def __init__(
+        self, cache: Cache, guard: KeeperGuard, worker: FillClient, filler: str, fuse_dir: Path
+    ) -> None:
+        self.filler = filler
+        self._cache = cache
+        self._guard = guard
+        self._worker = worker
+        self._fuse_dir = fuse_dir
+        self._fuse_dir.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._claims: Counter[str] = Counter()
+
+    def claim(self, spec: DeviceSpec) -> None:
+        """Have the device served until ``release``. Raises OSError, what the worker raises."""
+        name = device_set_name(spec.device_id)
+        with self._lock:
+            if self._guard.get(name) is None:
+                self._guard.put(self._open(spec))
+            self._claims[spec.device_id] += 1
+            try:
+                self._worker.attach(name)
+            except BaseException:
+                self._release(spec.device_id)
+                raise
+
+    def release(self, device_id: str) -> None:
+        """Give one claim back; the last one ends the serving."""
+        with self._lock:
+            self._release(device_id)
+
+    def mounted(self, specs: Iterable[DeviceSpec]) -> None:
+        """Say that devices are mounted: complete ones lose their mark, now or later."""
+        for spec in specs:
+            name = device_set_name(spec.device_id)
+            held = self._guard.get(name)
+            if held is not None and not held.meta["mounted"]:
+                self._guard.update_meta(name, {**held.meta, "mounted": True})
+            self._worker.mounted(name)
+
+    def path_for_erofs(self, spec: DeviceSpec) -> Path:
+        """Return what EROFS opens as the device."""
+        if self.filler == FANOTIFY:
+            return self._cache.device_path(spec.device_id)
+        return self._fuse_dir / spec.device_id / "0.dev"
+
+    def adopt(self, mounted: Iterable[DeviceSpec]) -> None:
+        """Take the claims of mounts that an earlier agent made; let go of every other set."""
+        with self._lock:
+            self._claims.update(spec.device_id for spec in mounted)
+            for name in self._guard.names(KIND):
+                held = self._guard.get(name)
+                if held is None:
+                    continue
+                meta = DeviceMeta.from_json(held.meta)
+                if meta.recording or not self._claims[meta.device.device_id]:
+                    self._worker.detach(name)
+                    self._guard.drop(name)
+
+    def _release(self, device_id: str) -> None:
+        self._claims[device_id] -= 1
+        if self._claims[device_id] <= 0:
+            del self._claims[device_id]
+            name = device_set_name(device_id)
+            self._worker.detach(name)
+            self._guard.drop(name)
+
+    def _open(self, spec: DeviceSpec) -> HandleSet:
+        if self.filler == FANOTIFY:
+            return open_device(self._cache, spec)
+        target = self._fuse_dir / spec.device_id
+        target.mkdir(exist_ok=True)
+        return open_fuse_device(self._cache, spec, target)
