@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -36,6 +36,7 @@ from snapshotter.condemn import failure_of
 
 log = get_logger(__name__)
 
+HANDLES_LOST = "agent and keeper were both killed, so nobody served its files any more"
 OUT_OF_MEMORY = "out of memory: it reached its memory limit"
 
 
@@ -94,16 +95,19 @@ class Containers:
         self._closing = threading.Event()
         self._logs = LogKeeper()
 
-    def adopt(self) -> None:
-        """Take up what an earlier agent left: watch what runs, finish what ended, undo the rest."""
+    def adopt(self, there: Container[str]) -> None:
+        """Take up what an earlier agent left: watch what runs, finish what ended, undo the rest.
+
+        ``there`` are the images (manifests in hex) that were found mounted and served.
+        """
         for record in self._tools.state.containers().values():
             entry = _Entry(record, ContainerDirectory.of(self._tools.root, record.name))
             try:
-                self._adopt(entry)
+                self._adopt(entry, there)
             except (HotstartError, OSError) as err:
                 log.warning("container_not_adopted", container=record.name, reason=err)
 
-    def _adopt(self, entry: _Entry) -> None:
+    def _adopt(self, entry: _Entry, there: Container[str]) -> None:
         record = entry.record
         if record.stage == "starting":
             log.warning("half_made_container", container=record.name)
@@ -114,11 +118,22 @@ class Containers:
             entry.finished.set()
             return
         if life.status(entry.directory).state == "running":
-            entry.mounted = tuple(
-                self._tools.images.mount(held.spec, read_ahead_kib=held.read_ahead_kib)
-                for held in record.mounts
-            )
+            lost = [held.spec.manifest for held in record.mounts if held.spec.manifest not in there]
+            if lost:
+                self._condemn(entry, lost[0])
+            else:
+                entry.mounted = tuple(
+                    self._tools.images.mount(held.spec, read_ahead_kib=held.read_ahead_kib)
+                    for held in record.mounts
+                )
         self._watch(entry)
+
+    def _condemn(self, entry: _Entry, manifest: str) -> None:
+        """End a container whose files nobody serves any more: what it reads next may be zeros."""
+        entry.record = replace(entry.record, reason=HANDLES_LOST)
+        log.error("container_condemned", container=entry.record.name, image=manifest[:12])
+        with suppress(HotstartError):
+            self.runc(entry.record.name).kill(everyone=True)
 
     @contextmanager
     def starting(self, record: ContainerRecord) -> Iterator[Start]:
@@ -306,8 +321,8 @@ class Containers:
             self._tools.pages.close(session, force=True)
 
     def _reason(self, entry: _Entry) -> str:
-        condemned = failure_of(entry.directory.criu)
-        if condemned is not None:
+        condemned = failure_of(entry.directory.criu) or entry.record.reason
+        if condemned:
             return condemned
         return OUT_OF_MEMORY if life.out_of_memory(self._group(entry.record.name)) else ""
 

@@ -11,6 +11,7 @@ bind leaves a row without a mount, which the next start drops.
 from __future__ import annotations
 
 import threading
+from collections.abc import Container
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -39,15 +40,22 @@ class MountTargets:
         self._lock = threading.Lock()
         self._mounted: dict[str, Mounted] = {}
 
-    def adopt(self) -> None:
-        """Take up again what an earlier agent mounted; forget what is gone."""
+    def adopt(self, there: Container[str]) -> None:
+        """Take up again what an earlier agent mounted; forget what is gone.
+
+        ``there`` are the images (manifests in hex) that were found mounted and served; a target of
+        another one would read zeros, so it is detached.
+        """
         for row in self._state.mounts():
-            if not is_mounted(Path(row.target)):
-                log.warning("mount_gone", target=row.target)
+            spec = MountSpec.from_json(row.spec)
+            mounted = is_mounted(Path(row.target))
+            if not mounted or spec.manifest not in there:
+                log.warning("mount_gone", target=row.target, was_mounted=mounted)
+                if mounted:
+                    unmount(Path(row.target), detach=True)
                 self._state.drop_mount(row.target)
                 continue
             try:
-                spec = MountSpec.from_json(row.spec)
                 self._mounted[row.target] = self._images.mount(
                     spec, read_ahead_kib=row.read_ahead_kib
                 )

@@ -90,9 +90,10 @@ class Parts:
         undo.callback(self.primer.close)
         self._open_routes(root)
         undo.callback(self.containers.close)
-        self.containers.adopt()
+        there = {stat.manifest for stat in self.images.stats()}
+        self.containers.adopt(there)
         self.targets = MountTargets(self.state, self.images)
-        self.targets.adopt()
+        self.targets.adopt(there)
         undo.callback(self.restores.warm().join)
 
     def _networks(self, root: Path) -> NetworkPool:

@@ -13,8 +13,8 @@ from cli.command import HotstartCommand
 from cli.output import show, show_json
 from cli.settings import Settings
 from hotstart.core.errors import Conflict
-from hotstart.store.references import ReferenceName
-from hotstart.store.stack import open_store
+from hotstart.store.references import SNAPSHOT_PREFIX, ReferenceName
+from hotstart.store.stack import Store, open_store
 
 
 @click.command("rm", cls=HotstartCommand)
@@ -33,12 +33,22 @@ def remove(settings: Settings, name: str, what: str | None) -> None:
             client.remove(name)
     else:
         store = open_store(settings.store_url, create=False)
-        reference = store.references.get(ReferenceName.parse(name))
-        store.references.remove(reference.name, reference.version)
+        _remove_reference(store, ReferenceName.parse(name))
     if settings.json:
         show_json({"removed": name, "kind": kind})
     else:
         show(name)
+
+
+def _remove_reference(store: Store, name: ReferenceName) -> None:
+    """Remove a reference, and what lets a run find the stateless snapshot that it named."""
+    reference = store.references.get(name)
+    store.references.remove(reference.name, reference.version)
+    for other in store.references.names():
+        if other.repository.startswith(SNAPSHOT_PREFIX):
+            hidden = store.references.get(other)
+            if hidden.target.digest == reference.target.digest:
+                store.references.remove(other, hidden.version)
 
 
 def _kind(settings: Settings, name: str) -> str:

@@ -1,4 +1,4 @@
-"""The frame of the command line: global flags, usage errors, JSON errors, nothing imported early."""
+"""The frame of the command line: global flags, usage errors, JSON errors, late imports."""
 
 import json
 import subprocess
@@ -119,3 +119,37 @@ def test_ps_and_help_import_neither_image_builder_nor_rich(tmp_path):
         [sys.executable, "-c", program], cwd=SOURCE, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["run", "app:v1"], ["agent", "start"], ["pull", "app:v1"], ["agent", "run"]],
+    ids=" ".join,
+)
+def test_who_is_not_root_is_told_so_before_anything_is_made(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    root = tmp_path / "root"
+    status, _, err, _ = call(["--root", str(root), *words], capsys)
+    assert status == 100
+    assert "needs root; run it as root" in err
+    assert not root.exists()
+
+
+def test_doctor_explains_every_ability(tmp_path, capsys):
+    status, out, _, _ = call(["doctor", "--json", "--root", str(tmp_path)], capsys)
+    document = json.loads(out)
+    missing = [f for f in document["features"] if f["required"] and not f["present"]]
+    assert status == (105 if missing else 0)
+    assert document["fit"] is not bool(missing)
+    assert all(feature["reason"] for feature in document["features"])
+    assert document["filler"]["why"]
+
+
+def test_doctor_names_what_is_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOTSTART_CRIU", str(tmp_path / "none"))
+    monkeypatch.setattr("cli.doctor_cmd.INSTALLED", tmp_path / "none")
+    status, out, err, _ = call(["doctor", "--root", str(tmp_path)], capsys)
+    assert status == 105
+    assert "MISSING  criu" in out
+    assert "this host lacks" in err
+    assert "criu" in err
