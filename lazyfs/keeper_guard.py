@@ -36,6 +36,10 @@ class KeeperUnstartable(Unavailable):
     """The keeper did not come to answer in time; its log says why."""
 
 
+class GuardClosed(Unavailable):
+    """The guard has ended; it neither asks a keeper nor starts one."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerCommand:
     """A worker that the keeper keeps alive; ``env`` is added to the keeper's environment."""
@@ -153,7 +157,13 @@ class KeeperGuard:
         self.close()
 
     def _asking(self) -> KeeperClient:
-        """Return a client that answers; a dead keeper is replaced first."""
+        """Return a client that answers; a dead keeper is replaced first. Raises GuardClosed.
+
+        A keeper that was ended on purpose is not dead: the watch thread may have been waiting for
+        the lock while ``shutdown`` held it.
+        """
+        if self._closed.is_set():
+            raise GuardClosed(f"{self._run_dir}: the guard of the keeper is closed")
         if self._client is not None:
             try:
                 self._client.status()
@@ -205,6 +215,8 @@ class KeeperGuard:
         while not self._closed.wait(WATCH_INTERVAL_S):
             try:
                 self.refresh()
+            except GuardClosed:
+                return
             except (Unavailable, OSError) as err:
                 log.warning("keeper_watch_failed", error=str(err))
 
