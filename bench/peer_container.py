@@ -29,6 +29,8 @@ from runtime.dev_shm import mount_dev_shm
 from runtime.rootfs import mount_rootfs, write_host_files
 
 LOG_BYTES = 4096
+CGROUP = f"/hotstart-bench-{os.getpid()}"
+"""Parent of the peers' control groups; one for each run."""
 RUNC_TIMEOUT_S = 60.0
 
 
@@ -141,7 +143,7 @@ class PeerContainer:
             ContainerSpec(name=directory.name),
             self._program.image_config(),
             netns=self._place.netns,
-            cgroup=f"/hotstart-bench/{directory.name}",
+            cgroup=f"{CGROUP}/{directory.name}",
             criu_config=self._place.criu_config,
         )
         self._stack.callback(self._delete)

@@ -23,11 +23,12 @@ from typing import TypeVar
 
 from bench.first_answer import FirstAnswer, FirstAnswerPoller, NoAnswer
 from bench.page_cache import PageCache
-from bench.peer_container import PeerContainer, PeerFailed, PeerPlace, PeerProgram
+from bench.peer_container import CGROUP, PeerContainer, PeerFailed, PeerPlace, PeerProgram
 from bench.question import Question
 from bench.samples import Sample
 from hotstart.core.run import run
 from hotstart.kernel import mounts
+from hotstart.kernel.cgroup import Group
 from hotstart.kernel.namespaces import (
     call_in_network,
     call_in_private_mounts,
@@ -84,6 +85,7 @@ class PeerStage:
         self._run_directory.mkdir()
         mounts.tmpfs(self._run_directory, mode=0o755, size_bytes=RUN_BYTES)
         self._stack.callback(mounts.unmount, self._run_directory, detach=True)
+        self._stack.callback(Group.named(CGROUP).remove)
         create_network(self.netns)
         self._stack.callback(remove_network, self.netns)
         call_in_network(self.netns, lambda: run(["ip", "link", "set", "lo", "up"]))

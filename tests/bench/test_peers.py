@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.peer_container import PeerFailed, PeerProgram
+from bench.peer_container import CGROUP, PeerFailed, PeerProgram
 from bench.peers import PeerPath, PeerStage
 from bench.question import Question
+from hotstart.kernel.cgroup import Group
 from hotstart.kernel.mounts import mounts_below
 from snapshotter.criu import INSTALLED
 
@@ -29,6 +30,7 @@ def program(*argv):
 def scratch(tmp_path):
     yield tmp_path / "stage"
     assert mounts_below(tmp_path) == []
+    assert not any(directory.exists() for directory in Group.named(CGROUP).directories())
 
 
 def python():
