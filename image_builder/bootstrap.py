@@ -109,45 +109,46 @@ def write_bootstrap(
     placements: Mapping[int, FilePlacement],
     devices: Sequence[BootstrapDevice],
 ) -> bytearray:
-    """Return the image of ``tree``.
+    """Return the image of ``tree``; see BootstrapDraft."""
+    return BootstrapDraft(tree, placements, device_count=len(devices)).finish(devices)
 
-    ``placements`` are by ``id(node)``; a regular file without one is stored inline, so it must be
-    small. All placements are in the first device. Raises NotRepresentable.
+
+class BootstrapDraft:
+    """The image of a tree, but for what names its devices: they may still be on their way.
+
+    ``placements`` are by ``id(node)``, with their offsets set; a regular file without one is
+    stored inline, so it must be small. All placements are in the first device. Making a draft
+    raises NotRepresentable.
     """
-    return _Writer(tree, placements, devices).write()
-
-
-class _Writer:
-    """One image: collects inodes, lays them out, then packs them."""
 
     def __init__(
-        self,
-        tree: Tree,
-        placements: Mapping[int, FilePlacement],
-        devices: Sequence[BootstrapDevice],
+        self, tree: Tree, placements: Mapping[int, FilePlacement], *, device_count: int
     ) -> None:
         self._placements = placements
-        self._devices = devices
+        self._device_count = device_count
         self._by_node: dict[int, _Item] = {}
         self._items = self._collect(tree.root)
         times = Counter(item.node.mtime_ns for item in self._items)
         self._epoch_ns = min(times, key=lambda t: (-times[t], t))
         self._xattrs = XattrTable((i.path, i.node.xattrs) for i in self._items)
-
-    def write(self) -> bytearray:
-        """Return the whole image."""
         self._shape()
-        xattr_block, size = self._lay_out()
-        image = bytearray(size)
+        self._xattr_block, size = self._lay_out()
+        self._image = bytearray(size)
         for item in self._items:
-            self._pack(image, item)
+            self._pack(self._image, item)
         shared = self._xattrs.shared_area
-        image[xattr_block * BLOCK : xattr_block * BLOCK + len(shared)] = shared
-        for number, device in enumerate(self._devices):
+        start = self._xattr_block * BLOCK
+        self._image[start : start + len(shared)] = shared
+
+    def finish(self, devices: Sequence[BootstrapDevice]) -> bytearray:
+        """Return the whole image; may be called once."""
+        if len(devices) != self._device_count:
+            raise ValueError(f"{len(devices)} devices, the draft has {self._device_count}")
+        for number, device in enumerate(devices):
             at = SUPER_OFFSET + SUPER_BYTES + number * DEVICE_SLOT_BYTES
-            image[at : at + DEVICE_SLOT_BYTES] = pack_device_slot(device.tag, device.blocks)
-        self._seal(image, xattr_block)
-        return image
+            self._image[at : at + DEVICE_SLOT_BYTES] = pack_device_slot(device.tag, device.blocks)
+        self._seal(self._image)
+        return self._image
 
     def _collect(self, root: Node) -> list[_Item]:
         """Return every inode once, directory by directory, and count links."""
@@ -202,7 +203,7 @@ class _Writer:
 
     def _lay_out(self) -> tuple[int, int]:
         """Give every inode its position; return the block of shared attributes and the size."""
-        position = SUPER_OFFSET + SUPER_BYTES + len(self._devices) * DEVICE_SLOT_BYTES
+        position = SUPER_OFFSET + SUPER_BYTES + self._device_count * DEVICE_SLOT_BYTES
         for item in self._items:
             position = align_up(position, SLOT)
             whole = item.head_size + item.tail_size
@@ -276,7 +277,7 @@ class _Writer:
             entries.append((name, child.nid, FILE_TYPES[child.node.kind]))
         return encode_directory(entries, item.counts)
 
-    def _seal(self, image: bytearray, xattr_block: int) -> None:
+    def _seal(self, image: bytearray) -> None:
         """Write the superblock: UUID of all other bytes, then the checksum of block 0."""
 
         def put(uuid: bytes, crc: int) -> None:
@@ -285,8 +286,8 @@ class _Writer:
                 inodes=len(self._items),
                 epoch_ns=self._epoch_ns,
                 blocks=len(image) // BLOCK,
-                xattr_block=xattr_block,
-                devices=len(self._devices),
+                xattr_block=self._xattr_block,
+                devices=self._device_count,
                 uuid=uuid,
                 checksum=crc,
             ).pack()

@@ -16,8 +16,18 @@ from hotstart.core.span import PAGE, Span
 from hotstart.store import zstd_frame
 from hotstart.store.layers import DeviceDescriptor, bootstrap_descriptor
 from hotstart.store.stack import Store
-from image_builder.bootstrap import BootstrapDevice, fits_inline, write_bootstrap
-from image_builder.device_writer import BaseChunks, DeviceWriter, placements_total
+from image_builder.bootstrap import (
+    BootstrapDevice,
+    BootstrapDraft,
+    fits_inline,
+    write_bootstrap,
+)
+from image_builder.device_writer import (
+    BaseChunks,
+    DeviceWriter,
+    WrittenDevice,
+    placements_total,
+)
 from image_builder.options import BuildOptions, BuildStats, BuiltTree
 from image_builder.placement import FilePlacement, place
 from image_builder.segments import plan_segments
@@ -47,33 +57,46 @@ def build_tree(
     progress = progress or NullSink()
     files = list(_files(tree))
     placements = _placements(tree, files, options)
-    uploaded, counts = 0, (0, 0, 0)
-    devices: tuple[DeviceDescriptor, ...] = ()
-    slots: tuple[BootstrapDevice, ...] = ()
-    if any(placement.runs for placement in placements):
-        writer = DeviceWriter(store.blobs, BaseChunks(store.blobs, base), progress, options.threads)
-        with_data = [placement for placement in placements if placement.runs]
-        segments = plan_segments(with_data, _node_ids(tree, options.small_chunks_for))
-        written = writer.run(segments, placements_total(with_data))
-        device = written.descriptor
-        devices = (device,)
-        slots = (BootstrapDevice(device.device_id, device.size_bytes // PAGE),)
-        uploaded = written.uploaded_bytes
-        counts = (written.new_chunks, written.borrowed_chunks, written.repeated_chunks)
-    image = bytes(write_bootstrap(tree, {id(p.node): p for p in placements}, slots))
+    image, written = _write(tree, store, placements, options, progress, base)
     stored = zstd_frame.compress(image)
     bootstrap = bootstrap_descriptor(stored, image)
     store.blobs.put(bootstrap.digest, stored)
     stats = BuildStats(
         files=len(files),
         input_bytes=_input_bytes(files, placements),
-        uploaded_bytes=uploaded + bootstrap.size,
-        new_chunks=counts[0],
-        borrowed_chunks=counts[1],
-        repeated_chunks=counts[2],
+        uploaded_bytes=bootstrap.size + (written.uploaded_bytes if written else 0),
+        new_chunks=written.new_chunks if written else 0,
+        borrowed_chunks=written.borrowed_chunks if written else 0,
+        repeated_chunks=written.repeated_chunks if written else 0,
         elapsed_s=time.monotonic() - started,
     )
+    devices = (written.descriptor,) if written else ()
     return BuiltTree(bootstrap, devices, _extents(tree, placements, options), stats)
+
+
+def _write(
+    tree: Tree,
+    store: Store,
+    placements: Sequence[FilePlacement],
+    options: BuildOptions,
+    progress: ProgressSink,
+    base: Sequence[DeviceDescriptor],
+) -> tuple[bytes, WrittenDevice | None]:
+    """Store the device, if any file needs one, and return the bootstrap."""
+    by_node = {id(placement.node): placement for placement in placements}
+    with_data = [placement for placement in placements if placement.runs]
+    if not with_data:
+        return bytes(write_bootstrap(tree, by_node, ())), None
+    chunks = BaseChunks(store.blobs, base)
+    segments = plan_segments(with_data, _node_ids(tree, options.small_chunks_for))
+    with DeviceWriter(store.blobs, chunks, progress, options.threads) as writer:
+        writer.take(segments, placements_total(with_data))
+        # The last packs are compressed and stored meanwhile.
+        draft = BootstrapDraft(tree, by_node, device_count=1)
+        written = writer.finish()
+    device = written.descriptor
+    slot = BootstrapDevice(device.device_id, device.size_bytes // PAGE)
+    return bytes(draft.finish([slot])), written
 
 
 def _files(tree: Tree) -> Iterator[_File]:

@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from hotstart.core.digest import ChunkDigest
@@ -76,7 +77,10 @@ class _Extent:
 
 
 class DeviceWriter:
-    """Writes the device of one image. ``run`` may be called once."""
+    """Writes the device of one image: ``take`` once, then ``finish``, in a ``with`` block.
+
+    Leaving the block early stores nothing more; nothing refers to what was stored so far.
+    """
 
     def __init__(
         self, blobs: BlobStore, base: BaseChunks, progress: ProgressSink, threads: int
@@ -89,36 +93,47 @@ class DeviceWriter:
         self._table: list[tuple[int, int, ChunkDigest]] = []
         self._extents: dict[tuple[ChunkDigest, ...], int] = {}
         self._pool = BufferPool()
+        self._stack = ExitStack()
+        self._packs = self._stack.enter_context(PackWriter(blobs, threads=self._threads))
         self._size = 0
         self._new = self._borrowed = self._repeated = 0
 
-    def run(self, segments: Iterable[Segment], total_bytes: int) -> WrittenDevice:
-        """Store every segment and the chunk table; sets ``device_offset`` of all placements.
+    def __enter__(self) -> DeviceWriter:
+        return self
 
-        On any failure nothing refers to what was stored so far. Raises what reading the files
-        and writing to the store raise.
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def take(self, segments: Iterable[Segment], total_bytes: int) -> None:
+        """Read all segments and hand their chunks on; sets ``device_offset`` of all placements.
+
+        Chunks may still be on their way to the store. Raises what reading the files and writing
+        to the store raise.
         """
         done = 0
         extent = _Extent()
         in_use: deque[tuple[Sequence[Future[Placement]], CutSegment]] = deque()
-        with PackWriter(self._blobs, threads=self._threads) as packs:
-            for cut in _in_order(segments, self._threads, self._pool):
-                in_use.append((self._take(cut, extent, packs), cut))
-                # A buffer is free when its chunks are compressed and copied into the pack.
-                while in_use and all(chunk.done() for chunk in in_use[0][0]):
-                    self._pool.give_back(in_use.popleft()[1].buffer)
-                if cut.segment.is_last:
-                    self._close(cut.segment, extent)
-                    extent = _Extent()
-                done += cut.segment.length
-                self._progress.update(Progress("build", done, total_bytes))
-            new_packs = packs.finish()
+        for cut in _in_order(segments, self._threads, self._pool):
+            in_use.append((self._take(cut, extent), cut))
+            # A buffer is free when its chunks are compressed and copied into the pack.
+            while in_use and all(chunk.done() for chunk in in_use[0][0]):
+                self._pool.give_back(in_use.popleft()[1].buffer)
+            if cut.segment.is_last:
+                self._close(cut.segment, extent)
+                extent = _Extent()
+            done += cut.segment.length
+            self._progress.update(Progress("build", done, total_bytes))
         self._progress.update(Progress("build", done, total_bytes, finished=True))
-        return self._finish(new_packs)
 
-    def _take(
-        self, cut: CutSegment, extent: _Extent, packs: PackWriter
-    ) -> Sequence[Future[Placement]]:
+    def finish(self) -> WrittenDevice:
+        """Store the last packs and the chunk table. Raises what the store raises."""
+        new_packs = self._packs.finish()
+        device, content = self._encode_table(new_packs)
+        self._blobs.put(device.table.digest, content)
+        uploaded = sum(pack.size for pack in new_packs) + device.table.size
+        return WrittenDevice(device, uploaded, self._new, self._borrowed, self._repeated)
+
+    def _take(self, cut: CutSegment, extent: _Extent) -> Sequence[Future[Placement]]:
         """Store the segment's new chunks and return them."""
         start = 0
         submitted = []
@@ -130,7 +145,7 @@ class DeviceWriter:
                 self._stored[digest] = borrowed
                 self._borrowed += 1
             else:
-                submitted.append(packs.submit(cut.buffer[start:end]))
+                submitted.append(self._packs.submit(cut.buffer[start:end]))
                 self._stored[digest] = submitted[-1]
                 self._new += 1
             start = end
@@ -156,7 +171,8 @@ class DeviceWriter:
             part.placement.device_offset = place
             place += part.length
 
-    def _finish(self, new_packs: Sequence[Descriptor]) -> WrittenDevice:
+    def _encode_table(self, new_packs: Sequence[Descriptor]) -> tuple[DeviceDescriptor, bytes]:
+        """Return the device and its table: new packs first, then borrowed ones by first use."""
         packs = list(new_packs)
         numbers = {pack.digest: number for number, pack in enumerate(packs)}
         chunks = []
@@ -176,9 +192,7 @@ class DeviceWriter:
         device = DeviceDescriptor.of(
             table.content, size_bytes=self._size, head_length=table.head_length, packs=packs
         )
-        self._blobs.put(device.table.digest, table.content)
-        uploaded = sum(pack.size for pack in new_packs) + device.table.size
-        return WrittenDevice(device, uploaded, self._new, self._borrowed, self._repeated)
+        return device, table.content
 
 
 def _in_order(segments: Iterable[Segment], threads: int, pool: BufferPool) -> Iterator[CutSegment]:
