@@ -87,15 +87,19 @@ class Claims:
             return tasks
 
     def queue_chunks(self, device: Device, chunks: Iterable[Chunk], packs: Packs) -> list[Task]:
-        """Make queued tasks of what is absent and on nobody's way, in order."""
+        """Make queued tasks of what is absent, in order; what is on its way is there to follow."""
         with self.lock:
             fresh: list[tuple[Chunk, Piece]] = []
+            known: dict[int, Task] = {}
             for chunk in chunks:
-                if chunk.device_offset not in device.chunks:
-                    piece = self._new_chunk(device, chunk)
-                    if piece is not None:
-                        fresh.append((chunk, piece))
-            return self._tasks(device, fresh, packs, PREFETCH_BYTES)
+                piece = device.chunks.get(chunk.device_offset)
+                if piece is not None and piece.task is not None:
+                    known[id(piece.task)] = piece.task
+                    continue
+                piece = self._new_chunk(device, chunk)
+                if piece is not None:
+                    fresh.append((chunk, piece))
+            return [*self._tasks(device, fresh, packs, PREFETCH_BYTES), *known.values()]
 
     def claim_task(self, task: Task, ended: TaskEnd) -> tuple[bool, bool]:
         """Take a queued task: (it is the caller's to run, ``ended`` will be called for it).
@@ -103,16 +107,16 @@ class Claims:
         A task that somebody else runs is followed; one that is over, or empty, is not.
         """
         with self.lock:
-            if task.state is State.RUNNING and task.ended is None:
-                task.ended = ended
+            if task.state is State.RUNNING:
+                task.ended.append(ended)
                 return False, True
             if task.state is not State.QUEUED or not task.pieces:
                 return False, False
-            task.ended = ended
+            task.ended.append(ended)
             self._run(task)
             return True, True
 
-    def end_task(self, task: Task, state: State) -> TaskEnd | None:
+    def end_task(self, task: Task, state: State) -> list[TaskEnd]:
         """Note that a task is over; return who wants to know."""
         with self.lock:
             task.state = state

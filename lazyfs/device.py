@@ -23,6 +23,14 @@ from lazyfs.pieces import Piece, State, Target
 from lazyfs.spec import DeviceSpec
 
 
+class DeviceClosed(HotstartError):
+    """A device was let go while something was being fetched for it; nobody misses it."""
+
+    def __init__(self, device_id: str) -> None:
+        super().__init__(f"device {device_id[:12]} is served no more")
+        self.device_id = device_id
+
+
 class FrameMap:
     """Which frame of one start bundle fills a page of one device."""
 
@@ -62,7 +70,9 @@ class Device:
         self._open_table = open_table
         self._table: ChunkTable | None = None
         self._table_lock = threading.Lock()
-        self._closing = threading.Lock()
+        self._syncing = threading.Lock()
+        self._use = threading.Condition()
+        self._users = 0
         self._closed = False
 
     @property
@@ -90,8 +100,27 @@ class Device:
                 return piece
         return None
 
+    def fill(self, first_page: int, content: memoryview, written: Callable[[], None]) -> None:
+        """Write verified bytes, call ``written``, and only then mark the pages ready.
+
+        Raises DeviceClosed; the number of a closed descriptor may name another file already.
+        """
+        with self._use:
+            if self._closed:
+                raise DeviceClosed(self.device_id)
+            self._users += 1
+        try:
+            pages = len(content) // PAGE
+            self.write(first_page, content)
+            written()
+            self.ready.set(first_page, pages)
+        finally:
+            with self._use:
+                self._users -= 1
+                self._use.notify_all()
+
     def write(self, first_page: int, content: memoryview) -> None:
-        """Write verified bytes; the pages are not ready before this has returned."""
+        """Write bytes at a page; for ``fill`` alone."""
         offset = first_page * PAGE
         while content:
             done = os.pwrite(self.fd, content, offset)
@@ -107,13 +136,21 @@ class Device:
 
     def sync(self) -> None:
         """Put data and ready map on disk, so that they are believed after a power loss."""
-        with self._closing, contextlib.suppress(OSError):  # a full or failing disk: not believed
+        with self._syncing, contextlib.suppress(OSError):  # a full or failing disk: not believed
             if not self._closed:
                 self.ready.sync(self.fd)
 
+    @property
+    def closed(self) -> bool:
+        """Whether nobody reads the device any more, so that nothing is worth fetching for it."""
+        return self._closed
+
     def close(self) -> None:
-        """Close the file and the ready map, after a sync that is under way."""
-        with self._closing:
+        """Close the file and the ready map, after the writes and the sync that are under way."""
+        with self._use:
             self._closed = True
+            while self._users:
+                self._use.wait()
+        with self._syncing:
             self.ready.close()
             os.close(self.fd)

@@ -28,6 +28,7 @@ from lazyfs.fault import Fault
 from lazyfs.fill_engine import FillEngine
 from lazyfs.journal import Journal
 from lazyfs.pieces import page_run
+from lazyfs.task_pool import run_logged
 from lazyfs.touches import TouchLog
 
 log = get_logger(__name__)
@@ -41,20 +42,20 @@ class Watched(Protocol):
 
     group: int
 
-    def take_over(self, resume: Resume) -> None:
-        """Answer what a predecessor left; call ``resume`` when the group may be read."""
+    def take_over(self, reading: Reading) -> None:
+        """Answer what a predecessor left; call ``reading(True)`` when the group may be read."""
 
-    def serve(self) -> bool:
-        """Read and handle one event; False when no slot is free (resume is called later)."""
+    def serve(self) -> None:
+        """Read and handle one event."""
 
     def close(self) -> None:
         """Close the descriptors of this process; the keeper's copies stay."""
 
 
-class Resume(Protocol):
-    """Tells the dispatcher to read a group (again)."""
+class Reading(Protocol):
+    """Tells the dispatcher to read a group, or to leave it alone for now."""
 
-    def __call__(self) -> None: ...
+    def __call__(self, on: bool, /) -> None: ...
 
 
 class DeviceSet:
@@ -79,34 +80,34 @@ class DeviceSet:
         self._journal_fd = journal_fd
         self._engine = engine
         self._passage = passage
-        self._resume: Resume = _nothing
+        self._reading: Reading = _nothing
         self._starved = False
+        self._closed = False
         self._left_behind = 0
         self._lock = threading.Lock()
 
-    def take_over(self, resume: Resume) -> None:
+    def take_over(self, reading: Reading) -> None:
         """Answer every event that a killed predecessor had read; then let the group be read."""
-        self._resume = resume
+        self._reading = reading
         slots = list(self.journal.pending())
         self._left_behind = len(slots)
         for slot in slots:
             self.device.counters.answered_for_predecessor += 1
             self._handle(slot, self._answer_left_behind)
         if not slots:
-            resume()
+            reading(True)
 
-    def serve(self) -> bool:
+    def serve(self) -> None:
         """Read one event and answer it now or later."""
-        if not self.journal.free:
-            return self._starve()
+        if not self.journal.free and self._starve():
+            return
         slot = self.journal.free.pop()
         if not self._read(slot):
             self.journal.free.append(slot)
-            return True
+            return
         self._passage(CrashPoint.EVENT_READ)
         self.device.counters.faults += 1
         self._handle(slot, self._answer)
-        return True
 
     def _read(self, slot: int) -> bool:
         try:
@@ -117,48 +118,57 @@ class DeviceSet:
             return False
 
     def _starve(self) -> bool:
+        """Read no more until a slot is given back; False if one has been meanwhile."""
         with self._lock:
-            self._starved = not self.journal.free
-            return not self._starved
+            if self.journal.free:
+                return False
+            self._starved = True
+            self._reading(False)
+            return True
 
     def _handle(self, slot: int, answer: _AnswerSlot) -> None:
         view = self.journal.slot(slot)
+        event_fd = fanotify.event_fd_of(view)
         try:
             event = fanotify.decode(view)
-        except fanotify.EventMalformed as err:
-            answer(slot, fanotify.event_fd_of(view), err)
+            first, pages = page_run(event.offset, min(event.length, MAX_EVENT_BYTES))
+            pages = min(pages, self.device.spec.pages - first)
+            if self.touches.active:
+                self.touches.add(first, pages)
+            absent = pages > 0 and self.device.ready.missing(first, pages) >= 0
+        except Exception as err:  # whatever it is, the reader must be answered
+            log.warning("event_refused", device=self.device.device_id, error=str(err))
+            answer(slot, event_fd, err)
             return
-        first, pages = page_run(event.offset, min(event.length, MAX_EVENT_BYTES))
-        pages = min(pages, self.device.spec.pages - first)
-        if self.touches.active:
-            self.touches.add(first, pages)
-        if pages <= 0 or self.device.ready.missing(first, pages) < 0:
-            answer(slot, event.event_fd, None)
+        if not absent:
+            answer(slot, event_fd, None)
             return
         self.device.counters.misses += 1
-        reply = partial(answer, slot, event.event_fd)
+        reply = partial(answer, slot, event_fd)
         self._engine.request(Fault(self.device, first, pages, reply, time.monotonic()))
 
     def _answer(self, slot: int, event_fd: int, error: BaseException | None) -> None:
-        self._respond(event_fd, error)
-        self._passage(CrashPoint.ANSWERED)
-        self.journal.clear(slot)
-        self._passage(CrashPoint.SLOT_CLEARED)
+        with self._lock:
+            if not self._closed:
+                self._respond(event_fd, error)
+                self._passage(CrashPoint.ANSWERED)
+                self.journal.clear(slot)
+                self._passage(CrashPoint.SLOT_CLEARED)
+                if self._starved:
+                    self._starved = False
+                    self._reading(True)
         os.close(event_fd)
-        if self._starved:
-            with self._lock:
-                self._starved = False
-            self._resume()
 
     def _answer_left_behind(self, slot: int, event_fd: int, error: BaseException | None) -> None:
         """The number is the predecessor's: here it may name anything, so nothing is closed."""
-        self._respond(event_fd, error)
-        self.journal.clear(slot)
         with self._lock:
+            if self._closed:
+                return
+            self._respond(event_fd, error)
+            self.journal.clear(slot)
             self._left_behind -= 1
-            last = self._left_behind == 0
-        if last:
-            self._resume()
+            if self._left_behind == 0:
+                self._reading(True)
 
     def _respond(self, event_fd: int, error: BaseException | None) -> None:
         try:
@@ -170,19 +180,21 @@ class DeviceSet:
             log.warning("answer_failed", device=self.device.device_id, error=str(err))
 
     def close(self) -> None:
-        """Close this process's copies."""
-        self.journal.close()
+        """Close this process's copies. Answers that come later find nobody waiting."""
+        with self._lock:
+            self._closed = True
+            self.journal.close()
+            os.close(self._journal_fd)
+            os.close(self.group)
         if self._owns_device:
             self.device.close()
-        os.close(self._journal_fd)
-        os.close(self.group)
 
 
 class _AnswerSlot(Protocol):
     def __call__(self, slot: int, event_fd: int, error: BaseException | None, /) -> None: ...
 
 
-def _nothing() -> None:
+def _nothing(_: bool, /) -> None:
     return None
 
 
@@ -204,7 +216,7 @@ class Dispatcher:
         with self._lock:
             self._sets[watched.group] = watched
             self._epoll.register(watched.group, 0)
-        watched.take_over(partial(self._resume, watched.group))
+        watched.take_over(partial(self._read_group, watched.group))
 
     def remove(self, watched: Watched) -> None:
         """Stop serving and close a set that nobody reads any more."""
@@ -213,9 +225,9 @@ class Dispatcher:
             self._epoll.unregister(watched.group)
             watched.close()
 
-    def _resume(self, group: int) -> None:
+    def _read_group(self, group: int, on: bool) -> None:
         with contextlib.suppress(FileNotFoundError, ValueError):  # removed meanwhile
-            self._epoll.modify(group, select.EPOLLIN)
+            self._epoll.modify(group, select.EPOLLIN if on else 0)
 
     def _run(self) -> None:
         while not self._stopping:
@@ -223,8 +235,8 @@ class Dispatcher:
                 # The lock keeps a set from being closed while it is served.
                 with self._lock:
                     watched = self._sets.get(fd)
-                    if watched is not None and not watched.serve():
-                        self._epoll.modify(fd, 0)
+                    if watched is not None:
+                        run_logged(watched.serve)
 
     def close(self) -> None:
         """End the thread and close every set."""

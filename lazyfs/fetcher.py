@@ -50,10 +50,11 @@ class Fetcher:
         view = memoryview(content)
         for target in piece.targets:
             end = target.offset + target.pages * PAGE
-            target.device.write(target.first_page, view[target.offset : end])
-            self._passage(CrashPoint.WRITTEN)
-            target.device.ready.set(target.first_page, target.pages)
+            target.device.fill(target.first_page, view[target.offset : end], self._written)
             self._passage(CrashPoint.READY_SET)
+
+    def _written(self) -> None:
+        self._passage(CrashPoint.WRITTEN)
 
     def _note_mismatch(self, piece: Piece, err: IntegrityError) -> None:
         piece.targets[0].device.counters.mismatches += 1

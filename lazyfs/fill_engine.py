@@ -22,7 +22,7 @@ from hotstart.core.log import get_logger
 from hotstart.core.span import PAGE, Span, align_up
 from hotstart.store.chunk_table import Chunk
 from lazyfs.claims import Claims, Packs
-from lazyfs.device import Device
+from lazyfs.device import Device, DeviceClosed
 from lazyfs.fault import Fault
 from lazyfs.fetcher import Fetcher
 from lazyfs.pieces import Piece, State, Task
@@ -146,6 +146,7 @@ class FillEngine:
         now = time.monotonic()
         task.first_try_s = task.first_try_s or now
         try:
+            _refuse_closed(task)
             view = self._fetch(task)
         except Unavailable as err:
             if now - task.first_try_s < self._patience_s:
@@ -191,12 +192,13 @@ class FillEngine:
             if piece.state is State.RUNNING:
                 self._end_piece(task, piece, error)
         ended = self.claims.end_task(task, State.FAILED if error is not None else State.DONE)
-        if error is not None:
+        if error is not None and not isinstance(error, DeviceClosed):
             log.error("fill_failed", blob=task.blob, span=task.span, error=str(error))
         for device in {target.device for piece in task.pieces for target in piece.targets}:
-            self.check_complete(device)
-        if ended is not None:
-            ended(task, error)
+            if not device.closed:
+                self.check_complete(device)
+        for tell in ended:
+            tell(task, error)
 
     def _end_piece(self, task: Task, piece: Piece, error: BaseException | None) -> None:
         state = State.DONE if error is None else State.FAILED
@@ -234,6 +236,13 @@ class FillEngine:
             first, device.complete = not device.complete, True
         if first and self._on_complete is not None:
             self._on_complete(device)
+
+
+def _refuse_closed(task: Task) -> None:
+    """Raise DeviceClosed if every device that the task would fill has been let go."""
+    devices = {target.device for piece in task.pieces for target in piece.targets}
+    if devices and all(device.closed for device in devices):
+        raise DeviceClosed(next(iter(devices)).device_id)
 
 
 def note_holes(device: Device, span: Span, chunks: Sequence[Chunk]) -> None:

@@ -88,8 +88,8 @@ class Task:
     state: State = State.QUEUED
     attempts: int = 0
     first_try_s: float = 0.0
-    ended: TaskEnd | None = None
-    """Called once, by the thread that ran the task last, with what it failed of."""
+    ended: list[TaskEnd] = field(default_factory=list)
+    """Called once each, by the thread that ran the task last, with what it failed of."""
 
     def __post_init__(self) -> None:
         for piece in self.pieces:

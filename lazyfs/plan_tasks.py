@@ -14,7 +14,7 @@ from hotstart.store.bundle import Frame
 from hotstart.store.chunk_table import Chunk
 from hotstart.store.trace import Trace
 from lazyfs.claims import PREFETCH_BYTES
-from lazyfs.device import Device
+from lazyfs.device import Device, DeviceClosed
 from lazyfs.fill_engine import FillEngine, note_holes
 from lazyfs.pieces import Piece, Target, Task
 from lazyfs.plans import BundlePlan
@@ -30,6 +30,8 @@ def everything_tasks(engine: FillEngine, devices: Sequence[Device]) -> Iterator[
             continue
         table, position = device.table(), 0
         for batch in _batches(table, PREFETCH_BYTES):
+            if device.closed:
+                raise DeviceClosed(device.device_id)
             end = batch[-1].device_offset + batch[-1].length
             note_holes(device, Span(position, end - position), batch)
             position = end

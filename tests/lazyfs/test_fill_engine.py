@@ -223,6 +223,19 @@ def test_a_fault_and_a_prefetch_never_fetch_the_same_chunk_twice(small):
         assert fetched == (CHUNKS - 1) * CHUNK_PAGES * PAGE
 
 
+def test_a_second_pull_ends_no_sooner_than_what_the_first_is_fetching(small):
+    blobs = held(small, small.pack_digests())
+    with small.engine(blobs) as (engine, device):
+        first = prefetch(engine, device, EverythingPlan())
+        arrived(blobs, 1)
+        second = prefetch(engine, device, EverythingPlan())
+        assert not second.done.wait(0.05)
+        blobs.gate.set()
+        assert second.done.wait(20)
+        assert device.all_ready()
+        assert first.done.wait(20)
+
+
 def test_a_failing_prefetch_says_so_and_the_rest_is_fetched(small):
     small.store.blobs.remove(small.packs[1].digest)
     with small.engine() as (engine, device):
