@@ -11,38 +11,26 @@ running, paused while the snapshot proves itself, and ended only when the snapsh
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from hotstart.core.errors import HotstartError, UserError
 from hotstart.core.log import get_logger
 from hotstart.core.phases import Phases
 from hotstart.core.progress import Progress, ProgressSink
-from hotstart.store import media_types
-from hotstart.store.descriptor import Descriptor
-from hotstart.store.json_document import JsonValue
 from hotstart.store.manifest import ImageManifest, SnapshotManifest
 from hotstart.store.references import ReferenceName
 from hotstart.store.signing import NodeKey, sign
-from hotstart.store.snapshot_config import (
-    READY_CHECKED,
-    REHEARSED,
-    ExpectedAnswer,
-    ExternalMount,
-    Golden,
-    MemoryFile,
-    SnapshotConfig,
-)
+from hotstart.store.snapshot_config import SnapshotConfig
 from hotstart.store.stack import Store
 from image_builder.options import BuiltTree
 from runtime.bundle import read_config
 from runtime.container_directory import ContainerDirectory
 from runtime.container_spec import ContainerSpec
 from runtime.links import Network
-from runtime.loaded_snapshot import LoadedSnapshot, understand
+from runtime.loaded_snapshot import understand
 from runtime.rehearsal import ExpectedGolden, Rehearsal, ask, memory_extents
 from runtime.restore import RestoreTools
 from runtime.runc import Runc, RuncFailed
@@ -54,6 +42,7 @@ from runtime.snapshot_files import (
     staged_files,
     write_criu_config,
 )
+from runtime.snapshot_manifest import draft_manifest, publish, put_config, snapshot_config
 from runtime.store_pages import StorePages
 from runtime.thaw import environment, make_resident
 from snapshotter.bundle_builder import make_bundle
@@ -65,7 +54,6 @@ log = get_logger(__name__)
 
 READ_AHEAD_KIB = 32
 """Read-ahead of snapshot mounts, when recording and ever after: mapped files read around faults."""
-
 
 _END_S = 20.0
 
@@ -87,7 +75,6 @@ class Subject:
     network: Network
     image: ImageManifest
     image_reference: str
-    image_user: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +131,11 @@ class Capturer:
             env=environment(subject.spec, self._tools.thaw.front),
         )
         require_running(runc, subject)
+        if not store.blobs.has(subject.image.bootstrap.digest):
+            raise UserError(
+                f"{store.url} does not hold the image of {subject.directory.name}",
+                "capture into the store that the container was started from",
+            )
         with phases.phase("resident"):
             make_resident(subject.directory, self._tools.thaw.pages)
         expected = self._ask_goldens(subject, runc, goldens, phases)
@@ -220,8 +212,8 @@ class Capturer:
         with phases.phase("build"):
             paths = [f"{DUMP}/{file}".encode() for file in memory]
             built = build_files(files.path, store, paths, progress)
-        config = self._config(subject, files, built, memory, expected)
-        draft = self._draft(subject, built, config, store)
+        config = self._config(subject, files, built, expected)
+        draft = draft_manifest(subject.image, built, config, store)
         snapshot = understand(draft, str(name), store.url)
         with phases.phase("rehearsal"):
             rehearsal = Rehearsal(self._tools, self._scratch, snapshot, subject.spec, progress)
@@ -241,7 +233,7 @@ class Capturer:
             progress.update(Progress("start bundle", size, size, finished=True))
         final = replace(
             draft,
-            config=self._put_config(replace(config, stateful=stateful), store),
+            config=put_config(replace(config, stateful=stateful), store),
             bundle=parts.bundle,
             bundle_index=parts.index,
         )
@@ -257,58 +249,19 @@ class Capturer:
         subject: Subject,
         files: SnapshotFiles,
         built: BuiltTree,
-        memory: Sequence[str],
         expected: Sequence[ExpectedGolden],
     ) -> SnapshotConfig:
-        process = read_config(subject.directory)["process"]
-        hostname = subject.spec.hostname or subject.spec.name
-        extents = [built.extents.get(f"{DUMP}/{file}".encode()) for file in memory]
-        return SnapshotConfig(
+        return snapshot_config(
+            subject.spec,
+            read_config(subject.directory)["process"],
             image_reference=subject.image_reference,
-            argv=tuple(process["args"]),
-            env=tuple(process["env"]),
-            workdir=process["cwd"],
-            user=_user(process["user"]),
-            hostname=hostname,
-            ready=subject.spec.ready,
-            ports=tuple(port.container for port in subject.spec.ports),
-            volumes=tuple(volume.container for volume in subject.spec.volumes),
-            memory_bytes=subject.spec.memory_bytes,
-            cpus=subject.spec.cpus,
-            stateful=True,
-            verdict=REHEARSED if expected else READY_CHECKED,
-            goldens=tuple(_golden(golden) for golden in expected),
-            fingerprint=cast(Mapping[str, JsonValue], self._tools.host().to_json()),
+            dump=DumpDirectory(files.dump),
+            built=built,
+            goldens=expected,
+            fingerprint=self._tools.host(),
             criu_version=str(self._tools.thaw.front.version),
-            memory_files=tuple(
-                MemoryFile(f"{DUMP}/{file}", extent.offset, extent.length)
-                for file, extent in zip(memory, extents, strict=True)
-                if extent is not None
-            ),
             read_ahead_kib=READ_AHEAD_KIB,
-            upper=True,
-            stdio_pipes=DumpDirectory(files.dump).descriptors(),
-            external_mounts=(ExternalMount("/dev", "/dev"), ExternalMount("/dev/shm", "/dev/shm")),  # noqa: S108 - mount points inside the container
-            created_ns=time.time_ns(),
         )
-
-    def _draft(
-        self, subject: Subject, built: BuiltTree, config: SnapshotConfig, store: Store
-    ) -> SnapshotManifest:
-        return SnapshotManifest(
-            config=self._put_config(config, store),
-            bootstrap=built.bootstrap,
-            devices=built.devices,
-            bundle=None,
-            bundle_index=None,
-            subject=subject.image.descriptor(inline=True),
-        )
-
-    def _put_config(self, config: SnapshotConfig, store: Store) -> Descriptor:
-        content = config.to_bytes()
-        descriptor = Descriptor.of(media_types.SNAPSHOT_CONFIG, content, inline=True)
-        store.blobs.put(descriptor.digest, content)
-        return descriptor
 
     def _is_stateful(
         self,
@@ -346,53 +299,3 @@ def require_running(runc: Runc, subject: Subject) -> None:
         raise UserError(
             f"{subject.directory.name} is {status}, only a running container can be captured"
         )
-
-
-def publish(store: Store, name: ReferenceName, manifest: SnapshotManifest) -> None:
-    """Write the manifest and move the reference to it, from wherever it was."""
-    content = manifest.to_bytes()
-    descriptor = manifest.descriptor()
-    store.blobs.put(manifest.subject.digest, manifest.subject.data or b"")
-    store.blobs.put(descriptor.digest, content)
-    try:
-        version: str | None = store.references.get(name).version
-    except UserError:
-        version = None
-    store.references.swap(name, descriptor, version)
-
-
-def _user(user: Mapping[str, int]) -> str:
-    return f"{user['uid']}:{user['gid']}"
-
-
-def _golden(golden: ExpectedGolden) -> Golden:
-    request = golden.request
-    value: dict[str, JsonValue]
-    expect: dict[str, JsonValue] = {
-        "mode": request.expect.mode,
-        "paths": list(request.expect.paths),
-        "tolerance": request.expect.tolerance,
-    }
-    if request.exec:
-        value = {"exec": list(request.exec), "expect": expect}
-    else:
-        value = {
-            "method": request.method,
-            "path": request.path,
-            "port": request.port,
-            "headers": dict(request.headers),
-            "body": request.body.decode(errors="replace"),
-            "expect": expect,
-        }
-    answer = ExpectedAnswer(golden.answer.status, body=golden.answer.body)
-    return Golden(value, answer)
-
-
-__all__ = [
-    "READ_AHEAD_KIB",
-    "CaptureFailed",
-    "Captured",
-    "Capturer",
-    "LoadedSnapshot",
-    "Subject",
-]
