@@ -125,3 +125,15 @@ def test_a_full_journal_says_so_while_a_batch_still_fits():
     assert len(journal.room()) == BATCH
     assert count > BATCH // MESSAGE_BYTES
     journal.close()
+
+
+def test_version_1_has_these_bytes(journal):
+    """docs/formats/page-journal.md; a change of them is a new version."""
+    journal.installed(PAGE, 2 * PAGE)
+    head = bytearray(40)
+    head[:8] = b"HSPGJRN1"
+    head[16:40] = struct.pack("<QQQ", 2, 4160, 0)
+    pieces = struct.pack("<6Q", PAGE, 3 * PAGE, 0, 8 * PAGE, 9 * PAGE, 2 * PAGE)
+    record = struct.pack("<4Q", 1, PAGE, 2 * PAGE, 0)
+    content = os.pread(journal.fd, 4192, 0)
+    assert content == bytes(head).ljust(PAGE, b"\0") + pieces.ljust(64, b"\0") + record
