@@ -92,6 +92,7 @@ class Conmon:
                     argv,
                     stdout=words,
                     stderr=words,
+                    cwd=self._directory.path,  # conmon writes a file "oom" where it stands
                     env={**self._env, "_OCI_SYNCPIPE": str(writing)},
                     pass_fds=(writing,),
                 )
