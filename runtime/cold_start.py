@@ -143,11 +143,11 @@ class ColdStarter:
             phases.mark("started")
             self._wait_ready(spec, directory, used, phases)
             phases.mark("ready")
+            if recording is not None and spec.ready is not None:
+                recording.finish(store)
+            elif recording is not None:
+                recording.finish_later(store, lambda seconds: _ended_within(directory, seconds))
             undo.pop_all()
-        if recording is not None and spec.ready is not None:
-            recording.finish(store)
-        elif recording is not None:
-            recording.finish_later(store, lambda seconds: _ended_within(directory, seconds))
         if background_fill and route is Route.TRACED:
             self._tools.filler.prefetch(image.digest.hex, EverythingPlan())
         return ColdStarted(pid, used, mount, image, spec, process, route)

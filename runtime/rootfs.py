@@ -22,6 +22,7 @@ from hotstart.kernel.mounts import is_mounted, overlay, unmount_if_mounted
 log = get_logger(__name__)
 
 _HANDLES = "index=on,nfs_export=on"
+_NO_PLACE = (errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.ENOTDIR)
 
 
 def mount_rootfs(lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
@@ -64,4 +65,10 @@ def write_host_files(rootfs: Path, hostname: str, resolv_conf: str) -> None:
     if not os.path.lexists(rootfs / "etc"):
         (rootfs / "etc").mkdir(mode=0o755)
     for name, content in contents.items():
-        write_inside(rootfs, "etc", name, content.encode())
+        try:
+            write_inside(rootfs, "etc", name, content.encode())
+        except OSError as err:
+            if err.errno not in _NO_PLACE:
+                raise
+            # An odd image (no usable /etc, a directory in a file's place) goes without.
+            log.warning("host_file_not_written", rootfs=rootfs, name=name, error=err.strerror)

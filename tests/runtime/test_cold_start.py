@@ -4,6 +4,7 @@ import shutil
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from hotstart.core.errors import Unavailable
 from hotstart.core.phases import Phases
 from hotstart.kernel.cgroup import Group
 from hotstart.kernel.mounts import mounts_below
+from hotstart.store.blob_store import StoreReadOnly
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.references import ReferenceName
 from hotstart.store.stack import open_store
@@ -86,11 +88,11 @@ def node(source, tmp_path, pool, container_root):
         return made
 
     @contextmanager
-    def start(**fields):
+    def start(save_in=store, **fields):
         spec = ContainerSpec(**{"name": "one", "ready": "http://localhost:8000/", **fields})
         place, phases = directory(spec.name), Phases()
         image = starter.load(store, "small:1", phases)
-        started = starter.start(image, spec, place, phases, store=store)
+        started = starter.start(image, spec, place, phases, store=save_in)
         runc = Runc(programs, place)
         try:
             yield SimpleNamespace(started=started, phases=phases, directory=place, runc=runc)
@@ -162,6 +164,25 @@ def test_damaged_trace_counts_as_none(node):
     node.store.references.swap(ReferenceName.trace_of(image.digest), descriptor, None)
     with node.start() as one:
         assert one.started.route is Route.PULLED
+
+
+class ReadOnlyBlobs:
+    """Blobs of a store that takes nothing."""
+
+    def __init__(self, blobs):
+        self._blobs = blobs
+
+    def __getattr__(self, name):
+        return getattr(self._blobs, name)
+
+    def put(self, digest, content):
+        raise StoreReadOnly("file:///read-only")
+
+
+def test_trace_that_cannot_be_saved_is_no_obstacle(node):
+    with node.start(save_in=replace(node.store, blobs=ReadOnlyBlobs(node.store.blobs))) as one:
+        assert one.started.route is Route.PULLED
+        assert find_trace(node.store, one.started.image) is None
 
 
 @pytest.mark.parametrize(

@@ -137,3 +137,14 @@ def test_links_in_the_image_do_not_lead_out(tmp_path):
     assert not (tree / "etc" / "hosts").is_symlink()
     # The link means the tree's own etc/passwd: a loop, so there is no such file.
     assert resolve_user(tree, "0").uid == 0
+
+
+def test_image_with_an_odd_etc_goes_without_host_files(tmp_path):
+    (tmp_path / "etc" / "hosts").mkdir(parents=True)
+    write_host_files(tmp_path, "name", "nameserver 9.9.9.9\n")
+    assert (tmp_path / "etc" / "hosts").is_dir()
+    assert (tmp_path / "etc" / "resolv.conf").read_text() == "nameserver 9.9.9.9\n"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "etc").symlink_to("nowhere")
+    write_host_files(tmp_path / "other", "name", "")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["etc"]
