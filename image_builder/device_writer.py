@@ -112,11 +112,15 @@ class DeviceWriter:
         """
         done = 0
         extent = _Extent()
-        in_use: deque[tuple[Sequence[Future[Placement]], CutSegment]] = deque()
+        in_use: deque[tuple[Future[Placement], CutSegment]] = deque()
         for cut in _in_order(segments, self._threads, self._pool):
-            in_use.append((self._take(cut, extent), cut))
-            # A buffer is free when its chunks are compressed and copied into the pack.
-            while in_use and all(chunk.done() for chunk in in_use[0][0]):
+            last_new = self._take(cut, extent)
+            if last_new is None:
+                self._pool.give_back(cut.buffer)
+            else:
+                in_use.append((last_new, cut))
+            # Chunks are placed in order: with its last one a segment is in the pack, as a copy.
+            while in_use and in_use[0][0].done():
                 self._pool.give_back(in_use.popleft()[1].buffer)
             if cut.segment.is_last:
                 self._close(cut.segment, extent)
@@ -133,10 +137,10 @@ class DeviceWriter:
         uploaded = sum(pack.size for pack in new_packs) + device.table.size
         return WrittenDevice(device, uploaded, self._new, self._borrowed, self._repeated)
 
-    def _take(self, cut: CutSegment, extent: _Extent) -> Sequence[Future[Placement]]:
-        """Store the segment's new chunks and return them."""
+    def _take(self, cut: CutSegment, extent: _Extent) -> Future[Placement] | None:
+        """Store the segment's new chunks and return the last of them."""
         start = 0
-        submitted = []
+        last_new = None
         for end, digest in zip(cut.ends, cut.digests, strict=True):
             extent.chunks.append((end - start, digest))
             if digest in self._stored:
@@ -145,12 +149,12 @@ class DeviceWriter:
                 self._stored[digest] = borrowed
                 self._borrowed += 1
             else:
-                submitted.append(self._packs.submit(cut.buffer[start:end]))
-                self._stored[digest] = submitted[-1]
+                last_new = self._packs.submit(cut.buffer[start:end])
+                self._stored[digest] = last_new
                 self._new += 1
             start = end
         extent.size += start
-        return submitted
+        return last_new
 
     def _close(self, segment: Segment, extent: _Extent) -> None:
         """Give a complete group or file its place."""

@@ -8,6 +8,7 @@ file has the same chunks wherever it lies, and equal large files are recognised 
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -95,23 +96,28 @@ class BufferPool:
     """Buffers used again: fresh memory costs the kernel as much as reading the file into it.
 
     A buffer is taken by a reader and given back by whoever knows that nobody reads it any more.
+    ``made`` tells how many there are.
     """
 
     def __init__(self) -> None:
         self._free: list[bytearray] = []
+        self._lock = threading.Lock()
+        self.made = 0
 
     def take(self, length: int) -> memoryview:
         """Return ``length`` bytes of any content, to be filled whole."""
-        try:
-            buffer = self._free.pop()  # atomic: readers race for it
-        except IndexError:
+        with self._lock:
+            buffer = self._free.pop() if self._free else None
+            self.made += buffer is None
+        if buffer is None:
             buffer = bytearray(max(PIECE, GROUP_LIMIT + LARGE_FILE))
         return memoryview(buffer)[:length]
 
     def give_back(self, view: memoryview) -> None:
         """Take a buffer that ``take`` returned, for the next reader."""
         if isinstance(view.obj, bytearray):
-            self._free.append(view.obj)
+            with self._lock:
+                self._free.append(view.obj)
 
 
 def read_segment(segment: Segment, pool: BufferPool) -> CutSegment:

@@ -15,7 +15,7 @@ from image_builder.directory import scan
 from image_builder.errors import LimitExceeded, SourceChanged, SourceInvalid
 from image_builder.limits import Limits
 from image_builder.options import BuildOptions
-from image_builder.segments import GROUP_LIMIT, PIECE
+from image_builder.segments import GROUP_LIMIT, PIECE, BufferPool
 from tests.fakes.faulty_store import FaultyBlobs
 from tests.fakes.memory_store import memory_store
 
@@ -65,6 +65,19 @@ def test_a_rebuild_after_one_changed_file_uploads_little(tmp_path):
     assert second.stats.borrowed_chunks > 0
     named = {pack.digest for device in second.manifest.devices for pack in device.packs}
     assert all(store.blobs.has(digest) for digest in named)
+
+
+def test_a_rebuild_holds_few_buffers_though_nothing_is_written(tmp_path, monkeypatch):
+    tree = make_tree(tmp_path / "tree", files=600)
+    store = memory_store()
+    build(str(tree), store, reference="app:1")
+    made = []
+    take = BufferPool.take
+    monkeypatch.setattr(BufferPool, "take", lambda pool, n: made.append(pool) or take(pool, n))
+    (tree / "d0" / "a-new-first-file").write_bytes(random.Random(8).randbytes(70_000))
+    build(str(tree), store, reference="app:2", options=BuildOptions(base="app:1", threads=2))
+    assert len(made) > 40
+    assert made[0].made <= 10
 
 
 def test_equal_chunks_are_stored_once(tmp_path):
