@@ -16,6 +16,7 @@ from lazyfs.cache import Cache
 from lazyfs.fill_client import FillClient
 from lazyfs.image_mounts import ImageMounts
 from lazyfs.keeper_guard import KeeperGuard, module_command
+from lazyfs.served_devices import FANOTIFY
 from lazyfs.spec import MountSpec
 
 
@@ -62,7 +63,10 @@ class Image:
 class Node:
     """An agent's share of lazyfs. ``worker_options`` are for the fill worker's command line."""
 
-    def __init__(self, root: Path, *worker_options: str, idle_limit: int = 0):
+    def __init__(
+        self, root: Path, *worker_options: str, idle_limit: int = 0, filler: str = FANOTIFY
+    ):
+        self._filler = filler
         self.root = root
         self.run_dir = root / "run"
         self._options = worker_options
@@ -77,7 +81,12 @@ class Node:
         self.cache = Cache(self.root)
         self.worker = FillClient(self.run_dir / "fill.sock")
         self.mounts = ImageMounts(
-            self.root, self.cache, self.guard, self.worker, idle_limit=self._idle_limit
+            self.root,
+            self.cache,
+            self.guard,
+            self.worker,
+            filler=self._filler,
+            idle_limit=self._idle_limit,
         )
         self.worker.ping()
 
@@ -110,8 +119,8 @@ class Node:
 
 
 @contextlib.contextmanager
-def running_node(root: Path, *worker_options: str, idle_limit: int = 0):
-    node = Node(root, *worker_options, idle_limit=idle_limit)
+def running_node(root: Path, *worker_options: str, idle_limit: int = 0, filler: str = FANOTIFY):
+    node = Node(root, *worker_options, idle_limit=idle_limit, filler=filler)
     try:
         yield node
     finally:

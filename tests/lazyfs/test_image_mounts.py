@@ -1,4 +1,4 @@
-"""Mounted images through fanotify: real mounts, a real worker, every byte as it was built."""
+"""The contract of mounted images, for both fillers: real mounts, a real worker, every byte."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ from hotstart.core.errors import Conflict
 from hotstart.core.run import run
 from hotstart.kernel.mounts import is_mounted, mounts_below
 from lazyfs.plans import EverythingPlan, TracePlan
+from lazyfs.served_devices import FANOTIFY, FUSE
 from tests.lazyfs.node import Image, make_tree, read_status, running_node, tree_digest, wait_until
 
 pytestmark = [pytest.mark.kernel]
@@ -20,9 +21,9 @@ def image(tmp_path_factory):
     return Image(make_tree(root / "tree", megabytes=12), root / "store")
 
 
-@pytest.fixture
-def node(tmp_path):
-    with running_node(tmp_path / "node") as node:
+@pytest.fixture(params=[FANOTIFY, FUSE])
+def node(tmp_path, request):
+    with running_node(tmp_path / "node", filler=request.param) as node:
         yield node
 
 
@@ -118,7 +119,8 @@ def test_everything_prefetched_makes_later_reads_local(node, image):
         assert tree_digest(mounted.path) == tree_digest(image.source)
         after = device_stats(node, image)
         assert after["requests"] == before["requests"]
-        assert after["faults"] == before["faults"], "a complete device has lost its mark"
+        if node.mounts.filler == FANOTIFY:
+            assert after["faults"] == before["faults"], "a complete device has lost its mark"
 
 
 def test_what_is_local_stays_local_after_unmounting(node, image):
@@ -138,7 +140,8 @@ def test_a_recording_notes_what_is_touched_and_prefetch_follows_it(node, image, 
         run(["head", "-c", "40960", str(mounted.path / "large")])
         trace = node.mounts.record_stop(image.spec.manifest)
     assert trace.device_ids == tuple(device.device_id for device in image.spec.devices)
-    assert 10 <= trace.pages <= 40
+    # FUSE reads ahead on its own below EROFS: it notes more, never less.
+    assert 10 <= trace.pages <= (40 if node.mounts.filler == FANOTIFY else 600)
     with (
         running_node(tmp_path / "other") as other,
         other.mounts.mount(image.spec, read_ahead_kib=0) as mounted,
