@@ -12,8 +12,8 @@ from agent.values import FillerName
 from hotstart.core.errors import Conflict, Unsupported
 from hotstart.kernel.features import Feature, probe_one
 from lazyfs.device_handles import KIND, DeviceMeta
-from lazyfs.served_devices import FANOTIFY, FUSE
 from lazyfs.keeper_guard import KeeperGuard
+from lazyfs.served_devices import FANOTIFY, FUSE
 from snapshotter.criu import INSTALLED
 
 FANOTIFY_NEEDS = ("fanotify_pre_content", "cache_file_system", "erofs_file_backed")

@@ -34,6 +34,7 @@ from agent.values import FillerName
 from hotstart.core.errors import HotstartError
 from hotstart.core.log import configure, get_logger
 from hotstart.kernel.cgroup import Group
+from runtime.links import root_id
 
 log = get_logger(__name__)
 
@@ -75,8 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve(root: Path, *, filler: FillerName, own_group: bool) -> None:
     """Adopt what runs, answer calls, and return when told to end."""
     os.chdir("/")
-    if own_group:
-        _join_own_group(root)
+    group = _join_own_group(root) if own_group else None
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -92,6 +92,8 @@ def serve(root: Path, *, filler: FillerName, own_group: bool) -> None:
             ended.wait()
             node.stop_accepting()
             server.stop(_CALLS_END_S).wait()
+    if group is not None and node.owns_nothing:
+        _leave_group(group)
     log.info("agent_ended", root=root)
 
 
@@ -138,12 +140,26 @@ def _log_to(path: Path, *, foreground: bool) -> None:
     root_logger.addHandler(file)
 
 
-def _join_own_group(root: Path) -> None:
-    """Leave the caller's control group: a session that ends takes its group's processes along."""
+def _join_own_group(root: Path) -> Group | None:
+    """Leave the caller's control group: a session that ends takes its group's processes along.
+
+    Keeper and workers are born in the agent's group. None where there are no control groups.
+    """
     try:
-        group = Group.named(f"hotstart-agents/{root.name}-{os.getpid()}")
+        group = Group.named(f"hotstart-agents/{root_id(root)}")
         group.create()
         group.attach(os.getpid())
+    except (OSError, HotstartError) as err:
+        log.warning("agent_group", reason=err)
+        return None
+    return group
+
+
+def _leave_group(group: Group) -> None:
+    """Remove the agent's group; nobody else is in it any more."""
+    try:
+        Group.named("/").attach(os.getpid())
+        group.remove()
     except (OSError, HotstartError) as err:
         log.warning("agent_group", reason=err)
 

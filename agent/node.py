@@ -72,6 +72,8 @@ class Node:
         self._started_s = time.monotonic()
         self._ending = threading.Event()
         self._parts: Parts | None = None
+        self.owns_nothing = False
+        """Set once everything was ended: no keeper, no worker, no mount is left."""
 
     def __enter__(self) -> Node:
         self._parts = Parts(self._root, self._wanted_filler, self._environment)
@@ -322,6 +324,7 @@ class Node:
         with ThreadPoolExecutor(_STOPS_AT_ONCE, thread_name_prefix="stop") as pool:
             errors = [error for error in pool.map(self._stop_quietly, names) if error is not None]
         parts.end()
+        self.owns_nothing = True
         if errors:
             raise errors[0]
         return len(names)

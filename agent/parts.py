@@ -103,7 +103,7 @@ class Parts:
 
     def _open_routes(self, root: Path) -> None:
         """Make the ways to *ready*: cold start, restore, capture."""
-        self.key = NodeKey.load_or_create(root / "keys" / "node.ed25519")
+        self.key = node_key(root)
         self.containers = Containers(
             Tools(
                 root,
@@ -267,6 +267,20 @@ class RestoreRoute:
             if self._restorer is None:  # one for all: it remembers which bundles have arrived
                 self._restorer = Restorer(tools)
             return self._restorer
+
+
+def node_key(root: Path) -> NodeKey:
+    """Return the key that signs this node's snapshots; keys/node.pub is for other nodes to trust.
+
+    Raises KeyFileInvalid.
+    """
+    key = NodeKey.load_or_create(root / "keys" / "node.ed25519")
+    public, pem = root / "keys" / "node.pub", key.public.to_pem()
+    if not public.exists() or public.read_bytes() != pem:
+        staged = public.with_suffix(".staged")
+        staged.write_bytes(pem)
+        staged.replace(public)
+    return key
 
 
 def _workers(run_dir: Path) -> tuple[WorkerCommand, ...]:

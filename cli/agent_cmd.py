@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import click
 
-from agent.launch import await_end, connect, is_running, require_root
+from agent.launch import (
+    LOCK_TAKEN_STATUS,
+    AgentDidNotStart,
+    await_end,
+    connect,
+    is_running,
+    require_root,
+)
 from agent.values import FillerName
 from cli.agents import has_state, open_agent
 from cli.command import HotstartCommand
@@ -12,6 +19,7 @@ from cli.container_cmd import duration
 from cli.mount_cmd import FILLERS
 from cli.output import say, show, show_json
 from cli.settings import Settings
+from hotstart.core.errors import Conflict
 
 
 @click.group("agent")
@@ -29,7 +37,14 @@ def run(settings: Settings, filler: FillerName) -> int:
     from agent.main import main as serve  # a whole server: only this command needs it
 
     require_root("the agent")
-    return serve(["--root", str(settings.root), "--filler", filler, "--foreground"])
+    status = serve(["--root", str(settings.root), "--filler", filler, "--foreground"])
+    if status == LOCK_TAKEN_STATUS:
+        raise Conflict(
+            f"another agent runs for {settings.root}", "end it first: hotstart agent stop"
+        )
+    if status != 0:
+        raise AgentDidNotStart("the agent could not start; its last line says why")
+    return 0
 
 
 @agent.command("start", cls=HotstartCommand)
