@@ -71,7 +71,7 @@ class ReadyMap:
         device: Path | None = None,
         boot_id: bytes | None = None,
     ) -> ReadyMap:
-        """Open the map of a device, or make an empty one, durably and all at once.
+        """Open the map of a device, or make an empty one, all at once.
 
         ``device`` is the device file (default: beside the map, ``.dev``). A file that is no map
         of this device is replaced by an empty map. Raises FormatVersionUnknown for a map of a
@@ -252,19 +252,11 @@ def _create(path: Path, header: bytes) -> None:
         with staged.open("wb") as file:
             file.write(header)
             file.truncate(HEADER_BYTES + parse_header(header).pages)
-            os.fsync(file.fileno())
+        # Not synced: what a power loss leaves of an empty map is empty, or no map at all, and a
+        # start would wait for the disk here.
         staged.replace(path)
     finally:
         staged.unlink(missing_ok=True)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _map_file(path: Path, size: int) -> mmap.mmap:
