@@ -15,6 +15,7 @@ from hotstart.core.run import CommandFailed, run
 PACKAGES = (
     "attr",
     "acl",
+    "busybox-static",
     "ca-certificates",
     "conmon",
     "debian-archive-keyring",
@@ -29,7 +30,11 @@ PACKAGES = (
     "runc",
     "wget",
 )
-"""Programs; ``fuse3`` brings libfuse along, ``e2fsprogs`` makes the file systems of tests."""
+"""Programs; ``fuse3`` brings libfuse along, ``e2fsprogs`` makes the file systems of tests and
+``busybox-static`` is what their containers run."""
+
+_INSTEAD = {"busybox-static": "busybox"}
+"""Packages that serve as well, and that apt would remove to install the wanted one."""
 
 _TIMEOUT_S = 900.0
 
@@ -50,10 +55,11 @@ def ensure(packages: Sequence[str] = PACKAGES) -> str:
 
 def missing(packages: Sequence[str] = PACKAGES) -> list[str]:
     """Return the packages of this list that dpkg does not have installed."""
-    argv = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *packages]
+    asked = [*packages, *(_INSTEAD[name] for name in packages if name in _INSTEAD)]
+    argv = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *asked]
     lines = run(argv, check=False).text.splitlines()
     installed = {line.split()[0] for line in lines if line.endswith(" installed")}
-    return [name for name in packages if name not in installed]
+    return [name for name in packages if not installed & {name, _INSTEAD.get(name, name)}]
 
 
 def _install(packages: Sequence[str]) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+from hotstart.core.run import run
 from hotstart.kernel.cgroup import Group
 from runtime.bundle import exec_process, write_bundle
 from runtime.conmon import Conmon
@@ -22,28 +26,32 @@ from runtime.runc import Programs, Runc
 IMAGE_CONFIG = {"config": {"Env": ["PATH=/bin", "FROM=image"], "WorkingDir": "/site"}}
 
 
+BUSYBOX = Path("/bin/busybox")
+# fmt: off
+_APPLETS = (
+    "cat", "dd", "env", "head", "httpd", "id", "ls", "mount", "nc", "sh", "sleep", "tail", "usleep",
+)
+# fmt: on
+
+
 def make_rootfs(path: Path) -> Path:
-    """Make a root file system out of the host's static busybox."""
+    """Make a root file system out of the host's busybox; static, or with the libraries it needs."""
+    if not BUSYBOX.exists():
+        pytest.skip("no busybox on this host; run make setup")
+    lacking = set(_APPLETS) - set(run([str(BUSYBOX), "--list"]).text.split())
+    if lacking:
+        pytest.skip(f"this host's busybox lacks {', '.join(sorted(lacking))}: take busybox-static")
     path.chmod(0o755)
     for name in ("bin", "etc", "proc", "sys", "dev", "tmp", "usr", "site"):
         (path / name).mkdir(parents=True)
-    shutil.copy("/bin/busybox", path / "bin" / "busybox")
-    for applet in (
-        "sh",
-        "cat",
-        "sleep",
-        "id",
-        "ls",
-        "nc",
-        "httpd",
-        "head",
-        "tail",
-        "dd",
-        "mount",
-        "env",
-        "wget",
-    ):
+    shutil.copy(BUSYBOX, path / "bin" / "busybox")
+    for applet in _APPLETS:
         (path / "bin" / applet).symlink_to("busybox")
+    libraries = re.findall(r"(/\S+) \(0x", run(["ldd", str(BUSYBOX)], check=False).text)
+    for library in map(Path, libraries):
+        place = path / "usr" / library.relative_to("/" if library.parts[1] != "usr" else "/usr")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, place)
     for name in ("lib", "lib64"):  # for tests that bind the host's /usr and run its Python
         (path / name).symlink_to(f"usr/{name}")
     (path / "etc" / "passwd").write_text("root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n")
