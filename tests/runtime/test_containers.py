@@ -137,6 +137,23 @@ def test_memory_limit_ends_the_container_and_says_why(start):
         assert out_of_memory(container.group)
 
 
+def test_limits_reach_the_kernel(start):
+    with start("sleep 60", memory_bytes=64 << 20, cpus=0.5) as container:
+        group = container.group
+        found = {
+            name: (directory / name).read_text().strip()
+            for directory in group.directories()
+            for name in ("memory.max", "memory.limit_in_bytes", "cpu.max", "cpu.cfs_quota_us")
+            if (directory / name).exists()
+        }
+        pids = [d / "pids.max" for d in group.directories() if (d / "pids.max").exists()]
+        assert [path.read_text() for path in pids] == ["4096\n"]
+    memory = found.get("memory.max") or found.get("memory.limit_in_bytes")
+    cpu = found.get("cpu.max") or found.get("cpu.cfs_quota_us")
+    assert memory == str(64 << 20)
+    assert cpu in ("50000 100000", "50000")
+
+
 def test_unknown_program_is_the_callers_mistake(start):
     with pytest.raises(ProgramNotFound, match="nothing-here"), start(["/bin/nothing-here"]):
         pass
