@@ -15,7 +15,7 @@ from types import TracebackType
 
 import agent
 from agent.client import AgentClient, socket_of
-from agent.launch import await_end, is_running
+from agent.launch import await_end
 from bench.store_access import StoreAccess
 from hotstart.core.errors import HotstartError, Unavailable
 from hotstart.core.log import get_logger
@@ -119,9 +119,23 @@ class BenchAgent:
         return " | ".join(lines[-3:]) or "it left no log"
 
     def _shut_down(self) -> None:
-        if is_running(self.root):
-            self.client.shutdown(everything=True)
-            await_end(self.root, timeout_s=END_TIMEOUT_S)
+        """Have the agent end all it owns; wait for one that is still starting.
+
+        Never raises: whatever made us stop matters more than how the agent ends.
+        """
+        deadline = time.monotonic() + END_TIMEOUT_S
+        while self._alive() and time.monotonic() < deadline:
+            try:
+                self.client.shutdown(everything=True)
+                await_end(self.root, timeout_s=END_TIMEOUT_S)
+            except Unavailable:
+                time.sleep(POLL_S)
+            except HotstartError as err:
+                log.warning("agent_not_ended", root=self.root, reason=err)
+                return
+
+    def _alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def _end(self) -> None:
         if self._process is None:

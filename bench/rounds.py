@@ -105,6 +105,8 @@ def _measure(path: MeasuredPath, round_number: int) -> Sample:
     try:
         return path.measure(round_number)
     except (HotstartError, OSError) as err:
+        if _interrupted(err):
+            raise KeyboardInterrupt from err
         log.warning("sample_failed", path=path.name, round=round_number, reason=str(err))
         return Sample(
             path=path.name,
@@ -114,6 +116,15 @@ def _measure(path: MeasuredPath, round_number: int) -> Sample:
             answer_ok=False,
             problem=str(err),
         )
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether an interrupt lies behind an error that was raised while things were undone."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__context__
+    return False
 
 
 def _outcome(sample: Sample) -> str:

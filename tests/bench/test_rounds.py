@@ -60,3 +60,15 @@ def test_a_path_that_fails_is_a_failed_sample_and_the_rounds_go_on():
 def test_a_bug_in_a_path_is_not_turned_into_a_sample():
     with pytest.raises(ZeroDivisionError):
         run_rounds([Recorded("bug", [], ZeroDivisionError())], 1, NullSink())
+
+
+def test_an_error_while_an_interrupt_is_undone_does_not_hide_it():
+    class Interrupted(Recorded):
+        def measure(self, round_number):
+            try:
+                raise KeyboardInterrupt
+            finally:
+                raise Unavailable("the agent is gone")
+
+    with pytest.raises(KeyboardInterrupt):
+        run_rounds([Interrupted("a", [])], 1, NullSink())
