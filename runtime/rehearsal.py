@@ -21,10 +21,10 @@ from hotstart.core.errors import HotstartError
 from hotstart.core.log import get_logger
 from hotstart.core.phases import Phases
 from hotstart.core.progress import Progress, ProgressSink
-from hotstart.core.span import PAGE, Span
+from hotstart.core.span import PAGE
 from hotstart.kernel.mounts import overlay
 from hotstart.store.page_runs import Run
-from hotstart.store.trace import Trace, TraceSpan, merge
+from hotstart.store.trace import merge
 from runtime.bundle import exec_process
 from runtime.container_directory import ContainerDirectory
 from runtime.container_spec import ContainerSpec, Volume
@@ -37,8 +37,7 @@ from runtime.restore import RestoreTools
 from runtime.runc import Runc
 from runtime.snapshot_files import DUMP
 from runtime.thaw import Thawed, ThawPlan, thaw
-from snapshotter.bundle_builder import MemoryExtent, Recording, without_memory
-from snapshotter.dump_directory import DumpDirectory
+from snapshotter.bundle_builder import MemoryExtent, Recording
 from snapshotter.golden import Answer, GoldenRequest, compare
 
 log = get_logger(__name__)
@@ -127,7 +126,10 @@ class Rehearsal:
                     raise
                 raise RehearsalFailed(str(err)) from err
             touched = self._tools.thaw.pages.recording(thawed.session)
-            return self._recording(merge([own.stop(), image.stop()]), touched, memory.path)
+            # Of memory files the trace has what CRIU itself read, with the read-ahead that comes
+            # with it: the page worker read through another mount.
+            files = merge([own.stop(), image.stop()])
+            return Recording(files, [Run(file, page, 1) for _, file, page in touched])
 
     def _plan(
         self,
@@ -202,39 +204,6 @@ class Rehearsal:
         difference = compare(golden.request.expect, golden.answer, answer)
         if difference is not None:
             raise RehearsalFailed(f"a golden request was answered differently: {difference}")
-
-    def _recording(
-        self, files: Trace, touched: Sequence[tuple[float, int, int]], memory: Path
-    ) -> Recording:
-        """Files that CRIU and the process read, memory that CRIU reads, memory faulted in."""
-        extents = memory_extents(self._snapshot)
-        others = without_memory(files, extents)
-        eager = [
-            TraceSpan(0, 0, extents[run.device].first_page + run.first_page, run.pages)
-            for run in self._eager_runs(memory / DUMP)
-        ]
-        device_id = self._snapshot.manifest.devices[0].device_id
-        trace = merge([Trace((device_id,), tuple(eager)), others])
-        return Recording(trace, [Run(file, page, 1) for _, file, page in touched])
-
-    def _eager_runs(self, dump: Path) -> list[Run]:
-        """Return what CRIU itself reads of the memory files: pages that are not lazy."""
-        names = [Path(file.path).name for file in self._snapshot.config.memory_files]
-        directory = DumpDirectory(dump)
-        runs = []
-        served = set()
-        for process in directory.processes():
-            number = names.index(process.file_name)
-            served.add(number)
-            for run in process.runs:
-                if not run.lazy:
-                    span = Span(run.offset, run.pages * PAGE)
-                    runs.append(Run(number, span.offset // PAGE, run.pages))
-        # Files of no process (shared memory) are read by CRIU from end to end.
-        for number, file in enumerate(self._snapshot.config.memory_files):
-            if number not in served:
-                runs.append(Run(number, 0, file.size_bytes // PAGE))
-        return runs
 
 
 def ask(

@@ -9,7 +9,7 @@ that no chunk covers (holes) are left out by whoever recorded them. Bytes are re
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from hotstart.store.blob_store import BlobStore
 from hotstart.store.bundle import BundleWriter
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.page_runs import PageSet, Run
-from hotstart.store.trace import Trace, TraceSpan
+from hotstart.store.trace import Trace
 from snapshotter.working_set import bridge, stretches, union
 
 FRAME_BYTES = 256 << 10
@@ -145,24 +145,3 @@ def _file_runs(trace: Trace, numbers: Mapping[str, int]) -> list[Run]:
         for span in trace.spans
         if (device := known[span.device]) is not None
     ]
-
-
-def without_memory(trace: Trace, extents: Sequence[MemoryExtent]) -> Trace:
-    """Return the trace without pages of memory files that only the page server asks for."""
-    memory: dict[str, list[MemoryExtent]] = {extent.device_id: [] for extent in extents}
-    for extent in extents:
-        memory[extent.device_id].append(extent)
-    kept = [
-        span
-        for span in trace.spans
-        if not _within(span, memory.get(trace.device_ids[span.device], ()))
-    ]
-    return Trace(trace.device_ids, tuple(kept))
-
-
-def _within(span: TraceSpan, extents: Iterable[MemoryExtent]) -> bool:
-    return any(
-        extent.first_page <= span.first_page
-        and span.first_page + span.pages <= extent.first_page + extent.pages
-        for extent in extents
-    )

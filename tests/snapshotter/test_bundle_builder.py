@@ -16,7 +16,6 @@ from snapshotter.bundle_builder import (
     MemoryExtent,
     Recording,
     make_bundle,
-    without_memory,
 )
 
 DUMP, IMAGE = "d" * 64, "1" * 64
@@ -135,8 +134,3 @@ def test_a_short_device_file_is_padded_to_whole_pages():
         assert DevicePages({DUMP: fd}).read(DUMP, Run(0, 0, 2)) == b"abc".ljust(2 * PAGE, b"\0")
     finally:
         os.close(fd)
-
-
-def test_memory_pages_asked_for_by_the_page_server_leave_the_file_trace():
-    kept = without_memory(trace((0, 4, 8), (0, 3, 2), (1, 5, 1)), [MEMORY])
-    assert [(span.device, span.first_page) for span in kept.spans] == [(0, 3), (1, 5)]
