@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv/bin
 REPORT ?= .cache/report
-DEMO_ROUNDS ?= 3
+DEMO_ROUNDS ?= 5
 PYTEST := $(VENV)/python -m pytest
 
 # Programs such as runc, nft and ip lie where a plain `su` does not look.
