@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.markdown import summary
 from bench.plots import phase_plots, ready_plot
 from bench.tables import megabytes, milliseconds
 
@@ -30,6 +31,7 @@ def write_report(result: Mapping[str, Any], directory: Path) -> Path:
     ready = ready_plot(result)
     phases = phase_plots(result)
     (directory / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    (directory / "summary.md").write_text(summary(result))
     (directory / "ready.svg").write_text(ready)
     for number, picture in enumerate(phases, start=1):
         (directory / f"phases-{number}.svg").write_text(picture)

@@ -35,7 +35,7 @@ def paths_table(result: Mapping[str, Any]) -> Table:
             str(row["n"]) + (f" (+{row['failed']} failed)" if row.get("failed") else ""),
             milliseconds(row.get("median_wall_ms")),
             megabytes(row.get("median_fetched_bytes")),
-            _comparison(path, result["ratios"]),
+            comparison(path, result["ratios"]),
         )
     return table
 
@@ -58,7 +58,7 @@ def _verdict(met: bool | None) -> Text:
     return Text("yes", style="green") if met else Text("no", style="bold red")
 
 
-def _comparison(path: str, ratios: Mapping[str, float]) -> str:
+def comparison(path: str, ratios: Mapping[str, float]) -> str:
     """Say how a path of ours compares with what people have today: ``24.1x cold``."""
     for name, ratio in ratios.items():
         above, _, below = name.partition("/")

@@ -33,7 +33,17 @@ def result(**extra):
     summary = summarize(samples)
     document = {
         "scenario": "cold-start",
-        "environment": {"kernel": "6.18", "cpu": "<fast> & small"},
+        "environment": {
+            "kernel": "6.18",
+            "cpu": "<fast> & small",
+            "cpus": 2,
+            "distribution": "Debian",
+            "memory_bytes": 24 << 30,
+            "file_system": "ext4",
+            "commit": "abc",
+            "command": ["hotstart", "bench", "cold-start"],
+            "load_average_before": [0.1, 0.1, 0.1],
+        },
         "link": {"round_trip_ms": 15},
         "samples": [sample.as_dict() for sample in samples],
         "summary": summary,
@@ -114,3 +124,12 @@ def test_a_result_without_any_good_sample_still_makes_a_page(tmp_path):
     document["ratios"] = {}
     text = write_report(document, tmp_path).read_text()
     assert text.count("<svg") == 1
+
+
+def test_the_markdown_names_command_conditions_and_every_path(tmp_path):
+    write_report(result(), tmp_path)
+    text = (tmp_path / "summary.md").read_text()
+    assert text.startswith("    hotstart bench cold-start\n")
+    assert "kernel 6.18, 2 cores of <fast> & small, 24 GiB, ext4" in text
+    assert "| `restore` | 92 ms | 94 ms | 5 |  | 43.5x cold |" in text
+    assert "| cold start over restore | at least 25 | 43.5 | yes |" in text
