@@ -44,6 +44,10 @@ class BackgroundInstaller:
         """True while parts of the working set are not installed."""
         return not self._loader.done
 
+    def give_up_waiting(self) -> None:
+        """Forget what has not become local: it is served at its first fault."""
+        self._loader.release()
+
     def load(self) -> bool:
         """Read some of the working set; True if there was something to read."""
         return self._loader.unread and self._loader.load(_RUNS_A_STEP) > 0

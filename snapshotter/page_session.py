@@ -44,6 +44,8 @@ from snapshotter.working_set_loader import WorkingSetLoader
 log = get_logger(__name__)
 
 _IDLE_MS, _SOON_MS = 1000.0, 1.0
+_WAIT_MS = 20_000.0
+"""For how long after the restore the rest of the working set is looked for, each millisecond."""
 _LINGER_S = 2.5
 """More than the agent takes to notice that the keeper has dropped a set."""
 
@@ -117,6 +119,7 @@ class PageSession(threading.Thread):
         if connection is None:
             self._finished = True
             self.state = "running"
+            self.counters.mark("finished")
         else:
             self._connect(connection)
 
@@ -177,10 +180,17 @@ class PageSession(threading.Thread):
         loaded = self._background.load()
         installed = self._background.install(self._finished)
         filled = self._fill and self._finished and self._background.fill()
+        if self._background.waiting and self._late():
+            self._background.give_up_waiting()
         if self._finished and not (loaded or installed or filled):
             for space in list(self._spaces.values()):
                 self._let_go(space)
         return loaded or installed or filled
+
+    def _late(self) -> bool:
+        """True long after the restore: what the working set lacks by then is not on its way."""
+        finished_ms = self.counters.marks_ms.get("finished")
+        return finished_ms is not None and self.counters.now_ms() - finished_ms > _WAIT_MS
 
     def _let_go(self, space: AddressSpace) -> None:
         """Forget a process that is gone, or that misses nothing: the kernel's zeros are right then.

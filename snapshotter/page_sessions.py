@@ -20,7 +20,7 @@ from hotstart.core.log import get_logger
 from hotstart.core.span import pages_of
 from hotstart.kernel.keeper_client import HandleSet, KeeperClient, KeeperRefused
 from hotstart.store.ready_map import ReadyMap
-from snapshotter.condemn import failure_of
+from snapshotter.condemn import Victims, failure_of, record_failure
 from snapshotter.memory_file import MemoryFile
 from snapshotter.page_session import PageSession
 from snapshotter.session_holder import KIND, SPEC_FILE, SessionHolder
@@ -79,8 +79,25 @@ class PageSessions:
             try:
                 self._resume(Path(path), sets)
             except (HotstartError, OSError) as err:
-                # Their copies with the keeper stay: blocked threads are better than wrong bytes.
-                log.warning("page_session_lost", spec=path, reason=str(err))
+                self._abandon(Path(path), sets, str(err))
+
+    def _abandon(self, spec_path: Path, sets: list[HandleSet], reason: str) -> None:
+        """End what cannot be taken over. Its copies with the keeper go last: until everybody is
+        dead, blocked threads are better than wrong bytes."""
+        log.warning("page_session_lost", spec=str(spec_path), reason=reason)
+        try:
+            spec = SessionSpec.from_json(spec_path.read_bytes())
+        except FileNotFoundError:
+            dead = True  # the container's directory is gone, and went after its processes
+        except (HotstartError, OSError):
+            dead = False
+        else:
+            record_failure(spec_path.parent, reason)
+            dead = Victims(spec.cgroup_procs, spec.pid_file).kill_all()
+        for held in sets:
+            held.close()
+            if dead:
+                self._keeper.drop(held.name)
 
     def stats(self, name: str) -> dict[str, Any]:
         """Return state, failure, counters. Raises SessionUnknown."""

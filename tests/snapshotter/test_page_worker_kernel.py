@@ -3,15 +3,17 @@
 import os
 import random
 import signal
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hotstart.kernel.keeper_client import HandleSet
 from snapshotter.condemn import failure_of
 from snapshotter.dump_directory import DumpDirectory
-from snapshotter.session_spec import PageRun
+from snapshotter.session_spec import MemoryFileSpec, PageRun, SessionSpec
 from tests.snapshotter.restored_tree import Restored, keeper_with_page_worker, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -136,6 +138,31 @@ def test_memory_that_cannot_be_read_kills_its_process_with_the_reason(tree, work
     wait_for(lambda: not (tree.pid and alive(tree.pid)), "end of the process")
     assert "cannot be read" in pages.session_stats("s7")["failure"]
     assert not tree.result.exists()
+
+
+def give_bogus_set(keeper, spec_path):
+    with open("/dev/null", "rb") as file:
+        keeper.put(HandleSet("page/ghost", "page", {"spec": str(spec_path)}, [file.fileno()]))
+    os.kill(keeper.status()["workers"]["page"]["pid"], signal.SIGKILL)
+
+
+def test_sets_of_a_container_that_is_gone_are_dropped(workers, tmp_path):
+    keeper, _ = workers
+    give_bogus_set(keeper, tmp_path / "gone" / "page-session.json")
+    wait_for(lambda: keeper.names("page") == [], "the set to be dropped")
+
+
+def test_a_session_that_cannot_be_taken_over_kills_its_container_first(workers, tmp_path):
+    keeper, _ = workers
+    victim = subprocess.Popen(["sleep", "600"])
+    (tmp_path / "pid").write_text(str(victim.pid))
+    files = (MemoryFileSpec(str(tmp_path / "no-such-file"), 4096),)
+    spec = SessionSpec("ghost", str(tmp_path), str(tmp_path), files, pid_file=str(tmp_path / "pid"))
+    (tmp_path / "page-session.json").write_text(spec.to_json())
+    give_bogus_set(keeper, tmp_path / "page-session.json")
+    assert victim.wait(timeout=30) == -signal.SIGKILL
+    wait_for(lambda: keeper.names("page") == [], "the set to be dropped")
+    assert "no-such-file" in failure_of(tmp_path)
 
 
 def alive(pid):
