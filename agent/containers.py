@@ -152,7 +152,10 @@ class Containers:
             if not start.committed:
                 with self._lock:
                     self._entries.pop(record.name, None)
-                self._discard(entry)
+                try:
+                    self._discard(entry)
+                finally:
+                    entry.finished.set()
 
     def _reserve(self, entry: _Entry) -> None:
         with self._lock:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -24,6 +23,8 @@ from cli.container_cmd import write_piece
 from cli.output import plain, progress, say, show, show_json
 from cli.parameters import Wish, container_options, wish_of, with_process
 from cli.settings import Settings
+from hotstart.core.errors import NotFound
+from runtime.container_spec import ContainerSpec
 
 
 @click.command("run", cls=HotstartCommand)
@@ -44,7 +45,7 @@ def run(settings: Settings, /, reference: str, argv: tuple[str, ...], **values: 
     wish = wish_of(values)
     no_snapshot = values.pop("no_snapshot")
     spec = with_process(wish, argv=argv or None, **values)
-    with open_agent(settings) as client, _listener() as listener:
+    with open_agent(settings) as client, _ended_by_signals(client, spec), _listener() as listener:
         report = client.run(
             settings.store_url,
             reference,
@@ -93,11 +94,12 @@ def restore(
     Readiness, environment and limits are the snapshot's; ports and volumes are given again.
     """
     wish = wish_of(values)
-    with open_agent(settings) as client, _listener() as listener:
+    spec = wish.spec
+    with open_agent(settings) as client, _ended_by_signals(client, spec), _listener() as listener:
         report = client.restore(
             settings.store_url,
             reference,
-            spec=wish.spec,
+            spec=spec,
             fallback=fallback or "default",
             trust_unsigned=trust_unsigned,
             allow_clones=allow_clones,
@@ -134,10 +136,9 @@ def _after_start(settings: Settings, client: AgentClient, wish: Wish, report: St
 def _attach(client: AgentClient, name: str, *, stdout: str) -> int:
     """Pass the container's output through until it ends; return its exit status."""
     try:
-        with _terminated_as_interrupt():
-            for piece in client.logs(name, follow=True):
-                write_piece(stdout if piece.stream == "stdout" else "stderr", piece.data)
-            return _status(client.wait(name).exit_status)
+        for piece in client.logs(name, follow=True):
+            write_piece(stdout if piece.stream == "stdout" else "stderr", piece.data)
+        return _status(client.wait(name).exit_status)
     except KeyboardInterrupt:
         say(f"hotstart: stopping {name}")
         return _status(client.stop(name).exit_status)
@@ -151,8 +152,12 @@ def _status(exit_status: int | None) -> int:
 
 
 @contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end an attached start as an interrupt does: the container is stopped."""
+def _ended_by_signals(client: AgentClient, spec: ContainerSpec) -> Iterator[None]:
+    """Let SIGTERM be an interrupt too, and leave no container behind when one comes.
+
+    A start that is under way is cancelled by the closing stream; one that had just succeeded,
+    unseen by us, is stopped here.
+    """
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -160,6 +165,9 @@ def _terminated_as_interrupt() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
+    except KeyboardInterrupt:
+        with suppress(NotFound):
+            client.stop(spec.name)
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
-        sys.stdout.flush()

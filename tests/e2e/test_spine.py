@@ -70,11 +70,15 @@ def test_attached_json_is_one_document_and_has_the_exit_status(hotstart):
     assert "words" in ran.err
 
 
-def test_an_interrupt_stops_an_attached_container(hotstart):
-    running = hotstart.start("run", "shell:v1", "--name", "sleeper", "--", *SLEEP)
-    eventually(lambda: "sleeper" in hotstart.names(), "the start")
-    running.send_signal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_signal_stops_an_attached_container(hotstart, number):
+    running = hotstart.start(
+        "run", "shell:v1", "--name", "sleeper", "--", *SLEEP[:2], f"echo begun; {SLEEP[2]}"
+    )
+    assert running.stdout.readline() == "begun\n"
+    running.send_signal(number)
     running.communicate(timeout=60)
+    assert running.returncode == 0  # the program's own
     assert hotstart.container("sleeper")["state"] == "stopped"
 
 
