@@ -22,7 +22,7 @@ from hotstart.core.phases import Phases
 from hotstart.kernel.cgroup import Group
 from hotstart.store.signing import PublicKey
 from hotstart.store.stack import Store
-from runtime.background_fill import BackgroundFill
+from runtime.background_fill import BackgroundFill, Demand
 from runtime.bundle_fetches import BundleFetches
 from runtime.cgroup_primer import CgroupPrimer
 from runtime.container_directory import ContainerDirectory
@@ -173,10 +173,11 @@ class Restorer:
             self._rest.after_demand(_names(snapshot), lambda: self._demand(snapshot))
         return Restored(thawed.pid, thawed.session, network, (image, own), snapshot, spec)
 
-    def _demand(self, snapshot: LoadedSnapshot) -> int:
+    def _demand(self, snapshot: LoadedSnapshot) -> Demand:
         """Count what was asked for of both images, by whoever uses them."""
         names = _names(snapshot)
-        return sum(stat.faults for stat in self._tools.images.stats() if stat.manifest in names)
+        stats = [stat for stat in self._tools.images.stats() if stat.manifest in names]
+        return Demand(sum(stat.faults for stat in stats), sum(stat.misses for stat in stats))
 
     def _prepare(
         self,
