@@ -116,7 +116,7 @@ class SmallNode:
         self.store = open_store(str(root / "store"))
         self.image = self._build(make_tree(root / "tree"))
         self.images = LocalImages(root / "cache", StoreFill(self.store))
-        self.networks = NetworkPool(root, spare=0, registry_directory=root / "registry")
+        self.networks = NetworkPool(root, spare=0)
         self.stack.callback(self.networks.close, remove=True)
         self.keeper, self.pages = self.stack.enter_context(keeper_with_page_worker(root / "run"))
         self.front = CriuFront(root / "criu", Path(CRIU))
