@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.containers import Containers
-from agent.long_call import LongCall
+from agent.long_call import CallPhases, LongCall
 from agent.records import ContainerRecord
 from agent.values import SnapshotReport, Statefulness
 from hotstart.core.digest import Digest
@@ -53,14 +53,13 @@ class Captures:
     ) -> SnapshotReport:
         """Capture a running container; return when the snapshot is published.
 
-        The container ends unless ``leave_running``; its ports are then gone too.
+        The container ends unless ``leave_running``; its ports are then gone too. A caller who goes
+        away before the snapshot is published ends the capture; the container then goes on.
         """
-        phases = Phases()
-        phases.started_s = call.started_s
+        phases = CallPhases(call)
         record = self._containers.record(container)
         subject = self._subject(record)
         store = self._open_store(store_url)
-        call.check()
         captured = self._capturer().capture(
             subject,
             store,

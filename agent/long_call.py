@@ -1,9 +1,9 @@
 """One long call inside the agent: its events on the way out, its cancellation on the way in.
 
 The work runs in a thread of its own and reports here (it is a ProgressSink); the call's thread
-hands the events to gRPC. Work asks ``check`` between its steps: after a cancellation it raises
-CallCancelled, and the step's own ExitStack undoes what was done. Events of a task are thinned to
-one per ``INTERVAL_S``, so that a fast producer never fills the queue.
+hands the events to gRPC. Work asks ``check`` between its steps (``CallPhases`` does at each): after
+a cancellation it raises CallCancelled, and the step's own ExitStack undoes what was done. Events of
+a task are thinned to one per ``INTERVAL_S``, so that a fast producer never fills the queue.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
 
 from agent.status import CallCancelled
+from hotstart.core.phases import Phases
 from hotstart.core.progress import Progress
 
 Result = TypeVar("Result")
@@ -110,3 +112,19 @@ class LongCall(Generic[Result]):
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome  # type: ignore[return-value]  # the work has ended: it is a Result
+
+
+class CallPhases(Phases):
+    """Phases counted from the request; each asks first whether anybody still waits."""
+
+    def __init__(self, call: LongCall[Any]) -> None:
+        super().__init__()
+        self.started_s = call.started_s
+        self._call = call
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """As Phases does. Raises CallCancelled instead of beginning when nobody waits."""
+        self._call.check()
+        with super().phase(name):
+            yield

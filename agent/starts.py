@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.containers import Containers, Start
-from agent.long_call import LongCall
+from agent.long_call import CallPhases, LongCall
 from agent.records import ContainerRecord, HeldMount
 from agent.values import FallbackRule, StartReport
 from hotstart.core import canonical_json
@@ -170,8 +170,7 @@ class Starter:
     def _attempt(
         self, store_url: str, reference: str, spec: ContainerSpec, background_fill: bool, call: Call
     ) -> _Attempt:
-        phases = Phases()
-        phases.started_s = call.started_s
+        phases = CallPhases(call)
         fetched = self._tools.fetched()
         store = self._tools.open_store(store_url)
         return _Attempt(store, reference, spec, background_fill, call, phases, fetched)

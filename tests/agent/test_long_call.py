@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from agent.long_call import LongCall
+from agent.long_call import CallPhases, LongCall
 from agent.status import CallCancelled
 from hotstart.core.errors import NotFound
 from hotstart.core.progress import Progress
@@ -69,3 +69,43 @@ def test_cancelled_work_stops_at_its_next_check():
     list(call.events())
     with pytest.raises(CallCancelled):
         call.result()
+
+
+def test_no_phase_begins_when_nobody_waits():
+    call, begun, cancelled = LongCall(), threading.Event(), threading.Event()
+    phases = CallPhases(call)
+
+    def work():
+        with phases.phase("first"):
+            begun.set()
+            assert cancelled.wait(10)
+        with phases.phase("second"):
+            raise AssertionError("the second phase must not begin")
+
+    call.start(work)
+    assert begun.wait(10)
+    call.cancel()
+    cancelled.set()
+    list(call.events())
+    with pytest.raises(CallCancelled):
+        call.result()
+    assert "first_ms" in phases.report()
+
+
+def test_a_cancellation_interrupts_what_is_waited_for_once():
+    call, interrupted, begun = LongCall(), [], threading.Event()
+    ended = threading.Event()
+
+    def work():
+        call.on_cancel(lambda: (interrupted.append(None), ended.set()))
+        begun.set()
+        assert ended.wait(10)
+
+    call.start(work)
+    assert begun.wait(10)
+    call.cancel()
+    call.cancel()
+    list(call.events())
+    call.result()
+    call.cancel()  # gRPC does so at the end of every call
+    assert len(interrupted) == 1

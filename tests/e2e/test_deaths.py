@@ -96,6 +96,19 @@ def test_an_interrupted_start_is_undone(hotstart, port):
     assert not answers(port)
 
 
+@requires("criu", "userfaultfd_events")
+def test_an_interrupted_capture_publishes_nothing_and_the_container_goes_on(hotstart, port):
+    hotstart.ok("run", "server:v1", "-d", "--name", "web", "-p", f"{port}:8000", *READY)
+    capturing = hotstart.start("snapshot", "web", "-t", "half:v1")
+    eventually(lambda: "rehearse" in capturing.stderr.readline(), "the rehearsal")
+    capturing.send_signal(signal.SIGINT)
+    capturing.communicate(timeout=60)
+    assert capturing.returncode == 130
+    eventually(lambda: not list((hotstart.root / "tmp").iterdir()), "the undoing")
+    assert ask(port)["count"] == 0
+    assert "half:v1" not in hotstart.ok("images").out
+
+
 def test_an_interrupted_exec_ends_its_program(hotstart):
     hotstart.ok("run", "shell:v1", "-d", "--name", "one", "--", *SLEEP)
     running = hotstart.start("exec", "one", "--", "/bin/sh", "-c", "echo $$; while :; do :; done")
