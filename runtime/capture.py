@@ -125,17 +125,10 @@ class Capturer:
         raises; the container then goes on.
         """
         name = ReferenceName.parse(reference)
-        runc = Runc(
-            self._tools.thaw.programs,
-            subject.directory,
-            env=environment(subject.spec, self._tools.thaw.front),
-        )
+        env = environment(subject.spec, self._tools.thaw.front)
+        runc = Runc(self._tools.thaw.programs, subject.directory, env=env)
         require_running(runc, subject)
-        if not store.blobs.has(subject.image.bootstrap.digest):
-            raise UserError(
-                f"{store.url} does not hold the image of {subject.directory.name}",
-                "capture into the store that the container was started from",
-            )
+        require_image(store, subject)
         with phases.phase("resident"):
             make_resident(subject.directory, self._tools.thaw.pages)
         expected = self._ask_goldens(subject, runc, goldens, phases)
@@ -154,11 +147,7 @@ class Capturer:
                         runc.resume()
                 raise
         if not leave_running:
-            runc.kill(everyone=True)
-            # Some releases of runc thaw what they kill, others leave that to the caller.
-            with suppress(RuncFailed):
-                runc.resume()
-            _wait_ended(subject.directory)
+            _end(subject, runc)
         return replace(captured, frozen_ms=frozen_ms)
 
     def _ask_goldens(
@@ -285,10 +274,14 @@ class Capturer:
         return difference is not None
 
 
-def _wait_ended(directory: ContainerDirectory) -> None:
-    """Block until the monitor has noted the exit, for a while: it has nothing else to do."""
+def _end(subject: Subject, runc: Runc) -> None:
+    """Kill the paused container; block until the monitor has noted its exit, for a while."""
+    runc.kill(everyone=True)
+    # Some releases of runc thaw what they kill, others leave that to the caller.
+    with suppress(RuncFailed):
+        runc.resume()
     deadline = time.monotonic() + _END_S
-    while not directory.exit_file.exists() and time.monotonic() < deadline:
+    while not subject.directory.exit_file.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
 
 
@@ -298,4 +291,13 @@ def require_running(runc: Runc, subject: Subject) -> None:
     if status != "running":
         raise UserError(
             f"{subject.directory.name} is {status}, only a running container can be captured"
+        )
+
+
+def require_image(store: Store, subject: Subject) -> None:
+    """Raise UserError unless the store holds the container's image too."""
+    if not store.blobs.has(subject.image.bootstrap.digest):
+        raise UserError(
+            f"{store.url} does not hold the image of {subject.directory.name}",
+            "capture into the store that the container was started from",
         )
