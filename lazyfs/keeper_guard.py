@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hotstart.core.errors import Unavailable
+from hotstart.core.errors import HotstartError, Unavailable
 from hotstart.core.log import get_logger
 from hotstart.core.run import DEVNULL, spawn
 from hotstart.kernel import keeper as keeper_program
@@ -179,9 +179,9 @@ class KeeperGuard:
         if self._client is not None:
             self._client.close()
             self._client = None
-        self._connect(put_back=True)
+        self._connect()
 
-    def _connect(self, *, put_back: bool = False) -> None:
+    def _connect(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         started = False
         while True:
@@ -197,9 +197,22 @@ class KeeperGuard:
                 self._spawn()
                 started = True
             time.sleep(0.005)
+        try:
+            self._equip(client)
+        except BaseException:
+            client.close()
+            raise
         self._client = client
-        if put_back:
-            for held in self._sets.values():
+
+    def _equip(self, client: KeeperClient) -> None:
+        """Put back what the keeper lacks, then have the workers run.
+
+        A keeper that lacks anything is never asked for its names: ``refresh`` would take what is
+        missing for dropped, and close the last copy.
+        """
+        names = set(client.names())
+        for held in self._sets.values():
+            if held.name not in names:
                 client.put(held)
         for worker in self._workers:
             client.supervise(worker.kind, worker.argv, worker.env)
@@ -217,7 +230,7 @@ class KeeperGuard:
                 self.refresh()
             except GuardClosed:
                 return
-            except (Unavailable, OSError) as err:
+            except (HotstartError, OSError) as err:
                 log.warning("keeper_watch_failed", error=str(err))
 
 

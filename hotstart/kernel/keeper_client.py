@@ -106,13 +106,19 @@ class KeeperClient:
         with self._lock:
             try:
                 socket.send_fds(self._socket, [packet], fds)
-                reply, received, _, _ = socket.recv_fds(
+                reply, received, flags, _ = socket.recv_fds(
                     self._socket, PACKET_BYTES, DESCRIPTORS_A_SET, socket.MSG_CMSG_CLOEXEC
                 )
             except OSError as err:
+                # An answer that comes late would be taken for that of the next request.
+                self._socket.close()
                 raise KeeperGone(f"{self.path}: the keeper does not answer: {err}") from err
         if not reply:
             raise KeeperGone(f"{self.path}: the keeper has ended")
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            for fd in received:
+                os.close(fd)
+            raise KeeperGone(f"{self.path}: the answer came in part: descriptors are short")
         answer: dict[str, Any] = json.loads(reply)
         if not answer["ok"]:
             raise KeeperRefused(f"{self.path}: {answer['error']}")

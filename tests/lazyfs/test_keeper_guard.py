@@ -1,0 +1,91 @@
+"""The guard's copies are the last ones when a keeper dies: they must outlive what follows."""
+
+import os
+
+import pytest
+
+from hotstart.core.errors import HotstartError
+from hotstart.kernel.keeper_client import HandleSet, KeeperClient, KeeperRefused
+from lazyfs import keeper_guard
+from lazyfs.keeper_guard import KeeperGuard
+from tests.lazyfs.node import wait_until
+
+pytestmark = [pytest.mark.kernel]
+
+
+@pytest.fixture
+def guard(tmp_path, monkeypatch):
+    monkeypatch.setattr(keeper_guard, "WATCH_INTERVAL_S", 0.05)
+    guard = KeeperGuard(tmp_path)
+    guard.start()
+    try:
+        yield guard
+    finally:
+        guard.shutdown()
+
+
+def put_pipe(guard, name):
+    """Return the reading end of a pipe whose writing end guard and keeper hold."""
+    read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    guard.put(HandleSet(name, "test", {}, [write]))
+    return read
+
+
+def is_held(read):
+    try:
+        return os.read(read, 1) != b""
+    except BlockingIOError:
+        return True
+
+
+def kill_keeper(guard):
+    os.kill(guard.status()["pid"], 9)
+
+
+def names_held(tmp_path):
+    with KeeperClient(tmp_path / "keeper.sock") as client:
+        return client.names()
+
+
+def test_sets_come_back_though_the_next_keeper_could_not_be_started_at_once(
+    tmp_path, guard, monkeypatch
+):
+    read, tries = put_pipe(guard, "kept"), []
+
+    def fail():
+        tries.append(None)
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(guard, "_spawn", fail)
+    kill_keeper(guard)
+    wait_until(lambda: len(tries) > 2)
+    monkeypatch.undo()
+    wait_until(lambda: (tmp_path / "keeper.sock").exists() and guard_answers(guard))
+    assert names_held(tmp_path) == ["kept"]
+    assert is_held(read)
+    os.close(read)
+
+
+def guard_answers(guard):
+    try:
+        return guard.status()
+    except (HotstartError, OSError):
+        return None
+
+
+def test_a_set_that_the_next_keeper_refuses_once_is_put_back_later(tmp_path, guard, monkeypatch):
+    read, refused = put_pipe(guard, "kept"), []
+    put = KeeperClient.put
+
+    def refuse(client, held):
+        refused.append(held.name)
+        raise KeeperRefused("descriptors are short")
+
+    monkeypatch.setattr(KeeperClient, "put", refuse)
+    kill_keeper(guard)
+    wait_until(lambda: len(refused) > 2)
+    monkeypatch.setattr(KeeperClient, "put", put)
+    wait_until(lambda: guard_answers(guard))
+    assert names_held(tmp_path) == ["kept"]
+    assert is_held(read)
+    os.close(read)
