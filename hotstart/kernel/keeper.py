@@ -280,8 +280,7 @@ class Keeper:
             }
             for kind, worker in self.workers.items()
         }
-        answer = {"ok": True, "version": VERSION, "pid": os.getpid(), "workers": workers}
-        return {**answer, "sets": len(self.sets)}, []
+        return {"ok": True, "version": VERSION, "pid": os.getpid(), "workers": workers}, []
 
     def supervise(self, request: Request, _: list[int]) -> Answer:
         kind, argv, env = _text(request, "kind"), request.get("argv"), request.get("env", {})
@@ -321,10 +320,7 @@ def _unknown(request: Request, _: list[int]) -> Answer:
 def _parse(packet: bytes, flags: int) -> Request:
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         raise Refused("the packet is too long, or its descriptors are too many")
-    try:
-        request = json.loads(packet)
-    except ValueError as err:
-        raise Refused(f"not JSON: {err}") from err
+    request = json.loads(packet)
     if not isinstance(request, dict):
         raise Refused("the request is not an object")
     if request.get("version", VERSION) != VERSION:
@@ -348,8 +344,12 @@ def _peer(client: socket.socket) -> tuple[int, int, int]:
 def _listen(path: str) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+    directory, name = os.path.split(path)
+    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(path)
+    # Through the descriptor: a socket's path is limited to 107 bytes.
+    listener.bind(f"/proc/self/fd/{place}/{name}")
+    os.close(place)
     os.chmod(path, 0o600)
     listener.listen(64)
     listener.setblocking(False)

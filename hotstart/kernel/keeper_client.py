@@ -54,7 +54,7 @@ class KeeperClient:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(timeout_s)
         try:
-            self._socket.connect(os.fspath(path))
+            self._connect()
             version = self.status()["version"]
         except (OSError, KeeperGone) as err:
             self._socket.close()
@@ -62,6 +62,14 @@ class KeeperClient:
         if version != VERSION:
             self._socket.close()
             raise Unsupported(f"{path}: keeper speaks version {version}, expected {VERSION}")
+
+    def _connect(self) -> None:
+        """Connect through the directory's descriptor: a socket's path has 107 bytes at most."""
+        place = os.open(self.path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._socket.connect(f"/proc/self/fd/{place}/{self.path.name}")
+        finally:
+            os.close(place)
 
     def put(self, held: HandleSet) -> None:
         """Give the keeper copies of the descriptors; a set of the same name is replaced."""

@@ -158,6 +158,13 @@ def test_a_client_that_reads_no_answers_stops_nobody(run_dir, client):
         assert client.status()["version"] == keeper.VERSION
 
 
+def test_a_run_directory_may_have_a_long_name(tmp_path):
+    run_dir = tmp_path / ("long" * 30)
+    run_dir.mkdir()
+    with running(run_dir) as (client, process):
+        assert client.status()["pid"] == process.pid
+
+
 def test_two_keepers_never_share_a_run_directory(run_dir, client):
     argv = [sys.executable, "-S", "-E", keeper.__file__, str(run_dir), "{}"]
     assert spawn(argv, stderr=DEVNULL).wait(timeout=10) == 3
