@@ -13,7 +13,7 @@ from agent.launch import (
     require_root,
 )
 from agent.values import FillerName
-from cli.agents import has_state, open_agent
+from cli.agents import open_agent
 from cli.command import HotstartCommand
 from cli.container_cmd import duration
 from cli.mount_cmd import FILLERS
@@ -74,7 +74,7 @@ def stop(settings: Settings, everything: bool) -> None:
     """End the agent. Containers keep running unless --all is given."""
     stopped = 0
     running = is_running(settings.root)
-    if running or (everything and has_state(settings)):
+    if running or (everything and _left_something(settings)):
         # Containers of an agent that has ended are found again by starting it.
         with open_agent(settings) as client:
             stopped = client.shutdown(everything=everything)
@@ -83,6 +83,11 @@ def stop(settings: Settings, everything: bool) -> None:
         show_json({"was_running": running, "stopped_containers": stopped})
     elif not running and not stopped:
         say(f"hotstart: no agent ran for {settings.root}")
+
+
+def _left_something(settings: Settings) -> bool:
+    """Tell whether an agent that has ended left its keeper, and so mounts or containers."""
+    return (settings.root / "run" / "keeper.sock").exists()
 
 
 @agent.command("status", cls=HotstartCommand)
