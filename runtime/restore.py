@@ -198,8 +198,10 @@ class Restorer:
                 self._bundles.begin(specs[0].manifest, plan)
         with ThreadPoolExecutor(2, thread_name_prefix="restore") as pool, phases.phase("mount"):
             started = [pool.submit(images.mount, one, read_ahead_kib=ahead) for one in specs]
+            # At once: a port in use, or one mount that fails, must not leave the others in use.
+            undo.callback(_release, started)
             network = self._network(spec, undo)
-            own, image = _all_or_none(started, undo)
+            own, image = [future.result() for future in started]
         if plan is None:
             self._rest.at_once(_names(snapshot))
         return image, own, network
@@ -240,12 +242,8 @@ def _names(snapshot: LoadedSnapshot) -> tuple[str, str]:
     return snapshot.mount_spec().manifest, snapshot.image_spec().manifest
 
 
-def _all_or_none(started: Sequence[Future[Mounted]], undo: ExitStack) -> list[Mounted]:
-    """Return every mount, each with its release on ``undo``; raise the first failure."""
-    failures = [error for future in started if (error := future.exception()) is not None]
-    mounted = [future.result() for future in started if future.exception() is None]
-    for one in mounted:
-        undo.callback(one.release)
-    if failures:
-        raise failures[0]
-    return mounted
+def _release(started: Sequence[Future[Mounted]]) -> None:
+    """Give back every mount that came about, once all have ended."""
+    for future in started:
+        if future.exception() is None:
+            future.result().release()

@@ -1,13 +1,15 @@
 """What a restore takes, refuses and inherits, before anything is made."""
 
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
 
 from hotstart.core.errors import Conflict, Unavailable, UserError
+from hotstart.core.phases import Phases
 from runtime.container_spec import ContainerSpec, Volume
-from runtime.restore import RestoreRefused, effective_spec, may_fall_back
+from runtime.restore import Restorer, RestoreRefused, effective_spec, may_fall_back
 from runtime.thaw import check_volumes
 
 
@@ -61,3 +63,58 @@ def test_only_a_stateless_snapshot_may_be_replaced_by_a_cold_start():
     assert may_fall_back(snapshot(stateful=False), Unavailable("store away"))
     assert not may_fall_back(snapshot(stateful=True), refused)
     assert not may_fall_back(snapshot(stateful=False), Conflict("port in use"))
+
+
+@dataclass
+class Spec:
+    manifest: str
+
+
+class Images:
+    """Mounts by name; ``used`` are those that nobody has given back. ``broken`` ones fail."""
+
+    def __init__(self, broken=()):
+        self.used, self._broken = [], broken
+
+    def prepare(self, spec):
+        pass
+
+    def mount(self, spec, *, read_ahead_kib):
+        name = spec.manifest
+        if name in self._broken:
+            raise Unavailable(f"{name} cannot be fetched")
+        self.used.append(name)
+        return SimpleNamespace(path=name, release=lambda: self.used.remove(name))
+
+
+class Networks:
+    """One network, whose port may be in use."""
+
+    def __init__(self, *, port_in_use):
+        self.used, self._port_in_use = 0, port_in_use
+
+    def acquire(self):
+        self.used += 1
+
+    def publish(self, network, ports):
+        if self._port_in_use:
+            raise Conflict("the port is in use")
+
+    def release(self, network):
+        self.used -= 1
+
+
+@pytest.mark.parametrize(
+    ("broken", "port_in_use"), [((), True), (("own",), False), (("image",), False)]
+)
+def test_what_fails_beside_a_mount_leaves_no_mount_in_use(broken, port_in_use):
+    images, networks = Images(broken), Networks(port_in_use=port_in_use)
+    snap = snapshot(read_ahead_kib=0)
+    snap.mount_spec, snap.image_spec = lambda: Spec("own"), lambda: Spec("image")
+    snap.bundle_plan = lambda: object()
+    restorer = Restorer(SimpleNamespace(images=images, networks=networks, prefetcher=None))
+    restorer._bundles = SimpleNamespace(begin=lambda *_: None)
+    with pytest.raises((Conflict, Unavailable)), ExitStack() as undo:
+        restorer._prepare(snap, ContainerSpec(name="web"), Phases(), undo)
+    assert images.used == []
+    assert networks.used == 0
