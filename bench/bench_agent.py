@@ -15,7 +15,7 @@ from types import TracebackType
 
 import agent
 from agent.client import AgentClient, socket_of
-from agent.launch import await_end
+from agent.launch import await_end, is_running
 from bench.store_access import StoreAccess
 from hotstart.core.errors import HotstartError, Unavailable
 from hotstart.core.log import get_logger
@@ -121,10 +121,11 @@ class BenchAgent:
     def _shut_down(self) -> None:
         """Have the agent end all it owns; wait for one that is still starting.
 
-        Never raises: whatever made us stop matters more than how the agent ends.
+        Never raises: whatever made us stop matters more than how the agent ends. A command starts
+        another agent where ours has died; that one is ended as well.
         """
         deadline = time.monotonic() + END_TIMEOUT_S
-        while self._alive() and time.monotonic() < deadline:
+        while (self._alive() or is_running(self.root)) and time.monotonic() < deadline:
             try:
                 self.client.shutdown(everything=True)
                 await_end(self.root, timeout_s=END_TIMEOUT_S)

@@ -52,7 +52,7 @@ class ColdStartOptions:
     """Where the demo tree is kept between runs."""
     criu: Path = INSTALLED
     link: Link = field(default_factory=Link)
-    timeout_s: float = 120.0
+    timeout_s: float = 60.0
     """How long one start may take."""
 
     def wants(self, path: str) -> bool:
