@@ -4,8 +4,10 @@ A demand miss before the first answer costs a round trip, and a fill beside it t
 so the fill of a start begins when no page was asked for during ``quiet_s``, at the latest after
 ``limit_s``. But several misses in a row after *ready* mean a request that was never recorded, whose
 misses would follow one another a round trip each: then the memory, which is most of them, is
-fetched at once, behind demand. One thread for all starts of an agent, asleep while there is none.
-What was begun goes on in the fill worker. Failures are logged: the container runs without it.
+fetched at once, behind demand.
+
+One thread for all starts of an agent, asleep while there is none. What was begun goes on in the
+fill worker, behind demand. Failures are logged: the container runs without it.
 """
 
 from __future__ import annotations
