@@ -26,7 +26,7 @@ from lazyfs.device import Device, DeviceClosed
 from lazyfs.fault import Fault
 from lazyfs.fetcher import Fetcher
 from lazyfs.pieces import Piece, State, Task
-from lazyfs.task_pool import TaskPool
+from lazyfs.task_pool import TaskPool, run_logged
 
 log = get_logger(__name__)
 
@@ -235,7 +235,8 @@ class FillEngine:
         with self.claims.lock:
             first, device.complete = not device.complete, True
         if first and self._on_complete is not None:
-            self._on_complete(device)
+            # Whatever it meets, those who wait for the task that completed the device go on.
+            run_logged(partial(self._on_complete, device))
 
 
 def _refuse_closed(task: Task) -> None:

@@ -125,8 +125,11 @@ class FillService:
         fd, group, journal = held.fds
         if meta.recording:
             device = self._served(device_set_name(meta.device.device_id))[1].device
-            os.close(fd)
-            return DeviceSet(device, group, journal, self._engine, self._passage, owns_device=False)
+            served = DeviceSet(
+                device, group, journal, self._engine, self._passage, owns_device=False
+            )
+            os.close(fd)  # last: on failure the caller closes all three
+            return served
         return DeviceSet(self._device(meta, fd), group, journal, self._engine, self._passage)
 
     def _serve_by_fuse(self, meta: DeviceMeta, fd: int) -> FuseSet:
@@ -134,15 +137,16 @@ class FillService:
         if not meta.recording:
             device = self._device(meta, fd)
             return FuseSet(device, self._engine, target, read_ahead_kib=meta.read_ahead_kib)
-        os.close(fd)
         device = self._served(device_set_name(meta.device.device_id))[1].device
-        return FuseSet(
+        served = FuseSet(
             device,
             self._engine,
             target,
             owns_device=False,
             read_ahead_kib=meta.read_ahead_kib,
         )
+        os.close(fd)
+        return served
 
     def _device(self, meta: DeviceMeta, fd: int) -> Device:
         return Device(meta.device, fd, _open_ready(meta, fd, self._open_table), self._open_table)
@@ -256,9 +260,9 @@ class FillService:
 
     def _unmark(self, name: str) -> None:
         """A complete, mounted device raises no more events: its reads stay in the kernel."""
-        meta, served = self._sets[name]
-        if not isinstance(served, DeviceSet):
-            return  # FUSE has no marks
+        meta, served = self._sets.get(name, (None, None))
+        if meta is None or not isinstance(served, DeviceSet):
+            return  # let go meanwhile; and FUSE has no marks
         try:
             fanotify.unmark(served.group, meta.marked_path)
         except FileNotFoundError:

@@ -171,7 +171,7 @@ class Keeper:
     def start(self, worker: Worker) -> None:
         try:
             worker.start()
-        except OSError as err:
+        except (OSError, ValueError, subprocess.SubprocessError) as err:  # whatever argv may hold
             worker.failures += 1
             worker.due = time.monotonic() + min(5.0, 0.05 * 2**worker.failures)
             say(f"keeper_worker_start_failed argv={worker.argv[0]} error={err}")

@@ -191,8 +191,19 @@ def test_a_worker_that_ends_before_it_serves_is_started_again_but_not_in_a_rush(
     assert time.monotonic() - begun > 0.5, "0.1, 0.2 and 0.4 s lie between four starts"
 
 
-def test_a_missing_program_does_not_end_the_keeper(client):
-    client.supervise("fill", ["/does/not/exist"], {})
+@pytest.mark.parametrize(
+    ("argv", "env"),
+    [
+        (["/does/not/exist"], {}),
+        (["/bin/true\0"], {}),
+        (["/bin/\ud800"], {}),
+        (["/bin/true"], {"A=B": "C"}),
+    ],
+    ids=["missing", "zero-byte", "no-text", "variable"],
+)
+def test_a_worker_that_cannot_be_started_does_not_end_the_keeper(client, argv, env):
+    client.supervise("fill", argv, env)
+    time.sleep(0.2)  # it tries again meanwhile
     assert worker_pid(client) is None
     client.supervise("fill", SLEEPER, {})
     assert wait_until(lambda: worker_pid(client))

@@ -336,3 +336,15 @@ def test_closing_ends_every_thread(small):
     for thread in set(threading.enumerate()) - before:
         thread.join(20)
         assert not thread.is_alive()
+
+
+def test_what_fails_at_a_devices_completion_leaves_nobody_waiting(small):
+    def fail(device):
+        raise OSError("no space left")
+
+    with small.engine(on_complete=fail) as (engine, device):
+        assert Reader(engine, device, 0, 1).bytes() == expected(small, 0, 1)
+        job = Prefetcher(engine).start(EverythingPlan(), {small.spec.device_id: device})
+        assert job.done.wait(20)
+        assert job.error is None
+        assert device.complete
