@@ -13,9 +13,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from hotstart.store.stack import Store
-from image_builder.build import build
-
 from agent.client import Listener
 from agent.values import SnapshotReport
 from bench.bench_agent import BenchAgent, remove_container
@@ -24,6 +21,8 @@ from bench.question import Question
 from bench.workload.tree import DemoTree
 from hotstart.core.progress import ProgressSink
 from hotstart.kernel.mounts import overlay, unmount
+from hotstart.store.stack import Store
+from image_builder.build import build
 from image_builder.options import BuildOptions, BuildResult
 from runtime.container_spec import ContainerSpec, PortMapping
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hotstart.store.stack import open_store
-
 from agent.values import SnapshotReport
 from bench import preparation
 from bench.bench_agent import BenchAgent
@@ -25,6 +23,7 @@ from bench.question import Question
 from bench.store_access import StoreAccess
 from bench.workload.tree import DemoTree, ensure_tree
 from hotstart.core.progress import ProgressSink
+from hotstart.store.stack import open_store
 
 RECORDED = (
     "hello snapshot world",

@@ -13,9 +13,8 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from hotstart.store.stack import Store, open_store
-
 from hotstart.core.digest import Digest
+from hotstart.store.stack import Store, open_store
 
 THREADS = 4
 

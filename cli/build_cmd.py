@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import click
-from image_builder.build import build as build_image
 
 from cli.command import HotstartCommand
 from cli.output import progress, say, show, show_json, size
 from cli.settings import Settings
 from hotstart.store.stack import open_store
+from image_builder.build import build as build_image
 from image_builder.options import BuildOptions, BuildResult
 
 
