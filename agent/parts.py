@@ -53,6 +53,7 @@ from snapshotter.page_client import PageClient
 log = get_logger(__name__)
 
 _JOB_STEP_S = 0.2
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 FILL_WORKER, PAGE_WORKER = "lazyfs.worker", "snapshotter.page_worker"
 
 
@@ -70,11 +71,12 @@ class Parts:
 
     def _open(self, root: Path, filler: FillerName, undo: ExitStack) -> None:
         for name in ("run", "tmp", "containers", "mounts"):
-            (root / name).mkdir(mode=0o711, parents=True, exist_ok=True)
+            # Images and containers have set-user-id programs: none for the host's users.
+            (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         self.programs = Programs.find()
         self.state = State(root / "state.db")
         undo.callback(self.state.close)
-        self.guard = KeeperGuard(root / "run", _workers(root / "run"))
+        self.guard = KeeperGuard(root / "run", _workers(root / "run", self._environment))
         self.guard.start()
         undo.callback(self.guard.close)
         self.cache = Cache(root)
@@ -283,9 +285,15 @@ def node_key(root: Path) -> NodeKey:
     return key
 
 
-def _workers(run_dir: Path) -> tuple[WorkerCommand, ...]:
-    """Return the workers' commands; they find the packages where the agent did."""
+def _workers(run_dir: Path, environment: Mapping[str, str]) -> tuple[WorkerCommand, ...]:
+    """Return the workers' commands; they find packages and credentials where the agent did.
+
+    The keeper outlives agents, and with it the variables of the first: what this agent was not
+    given is blank, so that a new key never goes with an old session token.
+    """
     env = {"PYTHONPATH": str(Path(agent.__file__).parents[1])}
+    env |= dict.fromkeys(_CREDENTIALS, "")
+    env |= {name: value for name, value in environment.items() if name.startswith("AWS_")}
     commands = (
         module_command("fill", FILL_WORKER, run_dir),
         module_command("page", PAGE_WORKER, run_dir),

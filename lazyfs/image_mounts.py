@@ -121,8 +121,8 @@ class ImageMounts:
         self._prepared: dict[str, MountSpec] = {}
         self._directory = root / "mounts"
         self._scratch = root / "run" / "recording"
-        self._directory.mkdir(parents=True, exist_ok=True)
-        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._cache = cache
         self._guard = guard
         self._worker = worker
@@ -206,7 +206,10 @@ class ImageMounts:
             undo.callback(path.rmdir)
             self._claim(spec, undo)
             devices = [self._devices.path_for_erofs(device) for device in spec.devices]
-            mount = mount_erofs(bootstrap, path, devices, may_loop=self.filler == FUSE)
+            # Containers get their set-user-id programs through an overlay; the host gets none.
+            mount = mount_erofs(
+                bootstrap, path, devices, nosuid=True, nodev=True, may_loop=self.filler == FUSE
+            )
             undo.callback(unmount, path, detach=True)
             meta = {"spec": spec.to_json(), "path": str(path), "bdis": list(mount.bdis)}
             self._guard.put(HandleSet(f"mount/{spec.manifest}", MOUNT_KIND, meta, []))

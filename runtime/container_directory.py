@@ -123,9 +123,12 @@ class ContainerDirectory:
         return self.path / "container.json"
 
     def create(self) -> None:
-        """Make the directory and everything in it. Raises FileExistsError if the name is taken."""
+        """Make the directory and everything in it. Raises FileExistsError if the name is taken.
+
+        The host's users cannot enter it: a set-user-id program of a container is no way to root.
+        """
         self.path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-        self.path.mkdir(mode=0o711)
+        self.path.mkdir(mode=0o700)
         private = (self.bundle, self.work, self.exits, self.runc_root, self.criu)
         for directory in private:
             directory.mkdir(mode=0o700)

@@ -81,12 +81,16 @@ def unmount_if_mounted(target: str | Path, *, detach: bool = False) -> bool:
 def bind(
     source: str | Path, target: str | Path, *, read_only: bool = False, recursive: bool = False
 ) -> None:
-    """Bind ``source`` to ``target``. Read-only takes a second call: MS_BIND ignores the flag."""
+    """Bind ``source`` to ``target``; ``read_only`` is for the host's eyes: nosuid and nodev too.
+
+    That takes a second call: MS_BIND ignores the flags.
+    """
     recursion = MS_REC if recursive else 0
     mount(os.fspath(source), target, "none", MS_BIND | recursion)
     if read_only:
         try:
-            mount("none", target, "none", MS_BIND | MS_REMOUNT | MS_RDONLY | recursion)
+            seen = MS_RDONLY | MS_NOSUID | MS_NODEV
+            mount("none", target, "none", MS_BIND | MS_REMOUNT | seen | recursion)
         except OSError:
             unmount(target, detach=True)
             raise

@@ -38,6 +38,8 @@ def test_a_read_only_bind_refuses_writes(tmpfs, tmp_path):
     with pytest.raises(OSError, match="Read-only") as failed:
         (view / "file").write_text("x")
     assert failed.value.errno == errno.EROFS
+    (entry,) = mounts.mounts_at(view)
+    assert {"ro", "nosuid", "nodev"} <= set(entry.options.split(","))
 
 
 def test_an_overlay_of_paths_with_separators_merges(tmpfs, tmp_path):

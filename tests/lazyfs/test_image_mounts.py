@@ -7,7 +7,7 @@ import pytest
 
 from hotstart.core.errors import Conflict
 from hotstart.core.run import run
-from hotstart.kernel.mounts import is_mounted, mounts_below
+from hotstart.kernel.mounts import is_mounted, mounts_at, mounts_below
 from lazyfs.plans import EverythingPlan, TracePlan
 from lazyfs.served_devices import FANOTIFY, FUSE
 from tests.lazyfs.node import Image, make_tree, read_status, running_node, tree_digest, wait_until
@@ -37,6 +37,13 @@ def test_a_mounted_image_reads_as_its_source(node, image):
         stats = device_stats(node, image)
         assert stats["misses"] > 0
         assert stats["errors"] == 0
+
+
+def test_the_hosts_users_get_no_program_of_an_image(node, image):
+    with node.mounts.mount(image.spec, read_ahead_kib=64) as mounted:
+        (entry,) = mounts_at(mounted.path)
+        assert {"ro", "nosuid", "nodev"} <= set(entry.options.split(","))
+        assert mounted.path.parent.stat().st_mode & 0o077 == 0
 
 
 def test_nothing_is_fetched_that_is_not_read(node, image):
