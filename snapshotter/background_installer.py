@@ -96,12 +96,15 @@ class BackgroundInstaller:
         """Install bytes that were fetched, where they are still waited for."""
         self._buffer.view[: len(content)] = content
         for piece in space.waiting_for(offset, len(content)):
-            self._put(space, piece, piece.offset - offset)
+            if not self._put(space, piece, piece.offset - offset):
+                return  # mappings have changed: the other places may be others' by now
 
-    def _put(self, space: AddressSpace, piece: Piece, shift: int = 0) -> None:
-        """Install from the buffer; EAGAIN leaves the rest for a later turn."""
-        if space.install(piece, self._buffer.address + shift) == errno.ENOENT:
+    def _put(self, space: AddressSpace, piece: Piece, shift: int = 0) -> bool:
+        """Install from the buffer; False: EAGAIN leaves the rest for a later turn."""
+        number = space.install(piece, self._buffer.address + shift)
+        if number == errno.ENOENT:
             _skip_unmapped(space, piece)
+        return number != errno.EAGAIN
 
     def _space_of(self, run: LoadedRun) -> AddressSpace | None:
         for space in self._spaces:
