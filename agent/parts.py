@@ -53,6 +53,7 @@ from snapshotter.page_client import PageClient
 log = get_logger(__name__)
 
 _JOB_STEP_S = 0.2
+_AWS = "AWS_"
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 FILL_WORKER, PAGE_WORKER = "lazyfs.worker", "snapshotter.page_worker"
 
@@ -288,17 +289,19 @@ def node_key(root: Path) -> NodeKey:
 def _workers(run_dir: Path, environment: Mapping[str, str]) -> tuple[WorkerCommand, ...]:
     """Return the workers' commands; they find packages and credentials where the agent did.
 
-    The keeper outlives agents, and with it the variables of the first: what this agent was not
-    given is blank, so that a new key never goes with an old session token.
+    The keeper outlives agents, and with it the variables of the first. An agent that has
+    credentials brings its own, and none of an earlier one: a new key never goes with an old session
+    token. One that was started without any leaves those with which its containers are being read.
     """
     env = {"PYTHONPATH": str(Path(agent.__file__).parents[1])}
-    env |= dict.fromkeys(_CREDENTIALS, "")
-    env |= {name: value for name, value in environment.items() if name.startswith("AWS_")}
+    given = {name: value for name, value in environment.items() if name.startswith(_AWS)}
+    if given:
+        env |= dict.fromkeys(_CREDENTIALS, "") | given
     commands = (
         module_command("fill", FILL_WORKER, run_dir),
         module_command("page", PAGE_WORKER, run_dir),
     )
-    return tuple(replace(command, env=env) for command in commands)
+    return tuple(replace(command, env=env, kept=_AWS) for command in commands)
 
 
 def _fingerprint(front: CriuFront, programs: Programs) -> HostFingerprint:

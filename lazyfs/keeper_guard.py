@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,15 @@ class WorkerCommand:
     kind: str
     argv: Sequence[str]
     env: Mapping[str, str]
+    kept: str = ""
+    """Variables that begin so stay as the running worker has them if ``env`` has none of them."""
+
+    def following(self, had: Mapping[str, str]) -> WorkerCommand:
+        """Return the command for what comes after a worker that was started with ``had``."""
+        if not self.kept or any(name.startswith(self.kept) for name in self.env):
+            return self
+        kept = {name: value for name, value in had.items() if name.startswith(self.kept)}
+        return replace(self, env={**kept, **self.env})
 
 
 class KeeperGuard:
@@ -55,7 +64,7 @@ class KeeperGuard:
     def __init__(self, run_dir: Path, workers: Sequence[WorkerCommand] = ()) -> None:
         self._run_dir = run_dir
         self._socket = run_dir / "keeper.sock"
-        self._workers = tuple(workers)
+        self._workers = list(workers)
         self._lock = threading.RLock()
         self._client: KeeperClient | None = None
         self._sets: dict[str, HandleSet] = {}
@@ -214,8 +223,15 @@ class KeeperGuard:
         for held in self._sets.values():
             if held.name not in names:
                 client.put(held)
-        for worker in self._workers:
+        running = client.status()["workers"]
+        for at, worker in enumerate(self._workers):
+            pid = running.get(worker.kind, {}).get("pid")
+            had = {} if pid is None else _variables(pid)
+            self._workers[at] = worker = worker.following(had)
             client.supervise(worker.kind, worker.argv, worker.env)
+            if had and any(had.get(name) != value for name, value in worker.env.items()):
+                log.info("keeper_worker_outdated", kind=worker.kind, pid=pid)
+                client.restart(worker.kind)
 
     def _spawn(self) -> None:
         argv = [sys.executable, "-S", "-E", keeper_program.__file__, str(self._run_dir)]
@@ -232,6 +248,16 @@ class KeeperGuard:
                 return
             except (HotstartError, OSError) as err:
                 log.warning("keeper_watch_failed", error=str(err))
+
+
+def _variables(pid: int) -> dict[str, str]:
+    """Return what a process was started with; nothing if it has ended."""
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return {}
+    pairs = (os.fsdecode(entry).partition("=") for entry in entries if entry)
+    return {name: value for name, _, value in pairs}
 
 
 def module_command(kind: str, module: str, run_dir: Path) -> WorkerCommand:

@@ -1,13 +1,14 @@
 """The guard's copies are the last ones when a keeper dies: they must outlive what follows."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from hotstart.core.errors import HotstartError
 from hotstart.kernel.keeper_client import HandleSet, KeeperClient, KeeperRefused
 from lazyfs import keeper_guard
-from lazyfs.keeper_guard import KeeperGuard
+from lazyfs.keeper_guard import KeeperGuard, WorkerCommand
 from tests.lazyfs.node import wait_until
 
 pytestmark = [pytest.mark.kernel]
@@ -89,3 +90,37 @@ def test_a_set_that_the_next_keeper_refuses_once_is_put_back_later(tmp_path, gua
     assert names_held(tmp_path) == ["kept"]
     assert is_held(read)
     os.close(read)
+
+
+def test_a_worker_gets_the_credentials_of_the_agent_that_comes_later(tmp_path):
+    guards = []
+
+    def begin(env):
+        for guard in guards[-1:]:
+            guard.close()
+        command = WorkerCommand("fill", ["/bin/sleep", "1000"], env, kept="KEY_")
+        guards.append(KeeperGuard(tmp_path, [command]))
+        guards[-1].start()
+
+    def pid_with(key):
+        pid = guards[-1].status()["workers"]["fill"]["pid"]
+        if pid is None:
+            return None
+        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return pid if b"KEY_A=" + key in entries else None
+
+    try:
+        begin({"KEY_A": "old"})
+        first = wait_until(lambda: pid_with(b"old"))
+        begin({})
+        assert pid_with(b"old") == first
+        begin({"KEY_A": "new"})
+        second = wait_until(lambda: pid_with(b"new"))
+        assert second != first
+        begin({})
+        os.kill(second, 9)
+        assert wait_until(lambda: pid_with(b"new") not in (None, second))
+        kill_keeper(guards[-1])
+        assert wait_until(lambda: pid_with(b"new"))
+    finally:
+        guards[-1].shutdown()
