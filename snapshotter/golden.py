@@ -34,7 +34,7 @@ class GoldenInvalid(UserError):
 
     def __init__(self, source: str, what: str) -> None:
         super().__init__(
-            f"{source}: {what}", "docs/snapshots.md shows what a golden request file looks like"
+            f"{source}: {what}", "docs/cli.md shows what a golden request file looks like"
         )
 
 

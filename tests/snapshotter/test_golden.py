@@ -1,6 +1,7 @@
 """Golden requests: strict files, and comparisons that say what differs."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -139,3 +140,10 @@ def test_a_path_that_is_missing_is_a_difference():
 
 def test_an_answer_that_is_not_json_is_a_difference():
     assert "not JSON" in (compare(JSON, answer(1), Answer(200, b"oops")) or "")
+
+
+def test_the_hint_names_a_page_that_shows_golden_requests():
+    with pytest.raises(GoldenInvalid) as caught:
+        parse(b"[]", "file")
+    page = Path(__file__).parents[2] / caught.value.hint.split()[0]
+    assert "--golden FILE" in page.read_text()
