@@ -12,6 +12,7 @@ import socket
 import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +148,14 @@ class PageSessions:
         return session
 
     def _make(self, spec: SessionSpec, holder: SessionHolder) -> PageSession:
-        files = [self._open_file(file) for file in spec.memory_files]
-        return PageSession(spec, files, holder, self._pool, _ended)
+        files: list[MemoryFile] = []
+        with ExitStack() as undo:
+            for file in spec.memory_files:
+                files.append(self._open_file(file))
+                undo.callback(files[-1].close)
+            session = PageSession(spec, files, holder, self._pool, _ended)
+            undo.pop_all()
+        return session
 
     def _start(self, session: PageSession) -> None:
         with self._lock:

@@ -1,0 +1,22 @@
+"""Sessions that cannot begin leave nothing open."""
+
+import os
+
+import pytest
+
+from hotstart.core.span import PAGE
+from snapshotter.page_sessions import PageSessions
+from snapshotter.session_spec import MemoryFileSpec, SessionSpec
+
+
+def test_a_session_whose_memory_cannot_be_opened_leaves_no_descriptor(tmp_path):
+    there = tmp_path / "pages-1.img"
+    there.write_bytes(bytes(PAGE))
+    files = [MemoryFileSpec(str(path), PAGE) for path in (there, tmp_path / "absent")]
+    sessions = PageSessions(None)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(FileNotFoundError):
+        sessions.open(SessionSpec("s", str(tmp_path), str(tmp_path), tuple(files)))
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert sessions.names() == []
+    sessions.stop()
