@@ -4,6 +4,9 @@ The order is a kernel rule: the file is opened for writing *before* it is marked
 was opened after the mark raises an event at each write, which only the writer could answer), and
 marked *before* any file system is mounted on it (a file opened by EROFS before the mark never
 raises an event and reads zeros). Needs CAP_SYS_ADMIN.
+
+The ready map is the worker's to open: whoever opens it first after a power loss is handed its
+claims, and only the worker can verify them again.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ from typing import Any
 from hotstart.core.errors import UserError
 from hotstart.kernel import fanotify
 from hotstart.kernel.keeper_client import HandleSet
-from hotstart.store.ready_map import ReadyMap
 from lazyfs.cache import Cache
 from lazyfs.fuse_filler import READ_AHEAD_KIB
 from lazyfs.journal import create_journal
@@ -92,7 +94,6 @@ def open_device(cache: Cache, spec: DeviceSpec) -> HandleSet:
     with ExitStack() as undo:
         fd = _open_sparse(path, spec.size_bytes)
         undo.callback(os.close, fd)
-        ReadyMap.open(ready_path, spec.device_id, spec.pages).close()
         handles = _marked(fd, path, undo)
         meta = DeviceMeta(spec, str(path), str(ready_path), str(path))
         undo.pop_all()
@@ -104,11 +105,6 @@ def open_fuse_device(cache: Cache, spec: DeviceSpec, target: Path) -> HandleSet:
     path = cache.device_path(spec.device_id)
     ready_path = cache.ready_path(spec.device_id)
     fd = _open_sparse(path, spec.size_bytes)
-    try:
-        ReadyMap.open(ready_path, spec.device_id, spec.pages).close()
-    except BaseException:
-        os.close(fd)
-        raise
     meta = DeviceMeta(
         spec,
         str(path),

@@ -27,7 +27,7 @@ from hotstart.core.log import get_logger
 from hotstart.kernel.erofs import ErofsMount, mount_erofs, set_read_ahead
 from hotstart.kernel.keeper_client import HandleSet
 from hotstart.kernel.mounts import is_mounted, mounts_below, unmount
-from hotstart.store.ready_map import ReadyMap
+from hotstart.store.ready_map import is_complete
 from hotstart.store.trace import Trace
 from lazyfs.cache import Cache
 from lazyfs.device_handles import device_set_name
@@ -307,11 +307,9 @@ class ImageMounts:
         return all(self._is_complete(device) for device in spec.devices)
 
     def _is_complete(self, device: DeviceSpec) -> bool:
-        ready_path = self._cache.ready_path(device.device_id)
-        if not ready_path.exists():
-            return False
-        with ReadyMap.open(ready_path, device.device_id, device.pages) as ready:
-            return ready.complete
+        cache, device_id = self._cache, device.device_id
+        path = cache.device_path(device_id)
+        return is_complete(cache.ready_path(device_id), device_id, device.pages, device=path)
 
     def record_start(self, name: str) -> None:
         """Begin to note what is touched on the image's own mount (made with ``keep_marks``)."""

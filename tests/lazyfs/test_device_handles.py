@@ -1,0 +1,30 @@
+"""What the agent does before the worker serves a device keeps nothing from the worker."""
+
+import os
+
+from hotstart.core.span import PAGE
+from hotstart.store.ready_map import ReadyMap
+from lazyfs.cache import Cache
+from lazyfs.device_handles import DeviceMeta, open_fuse_device
+from lazyfs.fill_service import _open_ready
+from lazyfs.table_reader import open_table
+from tests.lazyfs.small_device import CHUNK_PAGES, SmallDevice
+
+
+def test_what_verifies_after_a_power_loss_is_won_back(tmp_path):
+    small, cache = SmallDevice(tmp_path), Cache(tmp_path)
+    spec = small.spec
+    with cache.device_path(spec.device_id).open("wb") as file:
+        file.write(small.content)
+        file.seek(0)
+        file.write(bytes(PAGE))  # the first chunk did not reach the disk
+    path = cache.ready_path(spec.device_id)
+    with ReadyMap.open(path, spec.device_id, spec.pages, boot_id=bytes(16)) as ready:
+        ready.set(0, 3 * CHUNK_PAGES)
+    held = open_fuse_device(cache, spec, tmp_path / "fuse")
+    meta = DeviceMeta.from_json(held.meta)
+    with _open_ready(meta, held.fds[0], lambda _: open_table(small.store.blobs, spec)) as ready:
+        assert ready.missing(0, CHUNK_PAGES) == 0
+        assert ready.missing(CHUNK_PAGES, 2 * CHUNK_PAGES) < 0
+        assert ready.missing(3 * CHUNK_PAGES, 1) >= 0
+    os.close(held.fds[0])
