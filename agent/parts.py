@@ -55,6 +55,16 @@ log = get_logger(__name__)
 _JOB_STEP_S = 0.2
 _AWS = "AWS_"
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_SOURCES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_PROFILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_CONFIG_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+"""Any of these says where credentials are; others, such as AWS_CA_BUNDLE, say nothing of them."""
 FILL_WORKER, PAGE_WORKER = "lazyfs.worker", "snapshotter.page_worker"
 
 
@@ -77,7 +87,7 @@ class Parts:
         self.programs = Programs.find()
         self.state = State(root / "state.db")
         undo.callback(self.state.close)
-        self.guard = KeeperGuard(root / "run", _workers(root / "run", self._environment))
+        self.guard = KeeperGuard(root / "run", worker_commands(root / "run", self._environment))
         self.guard.start()
         undo.callback(self.guard.close)
         self.cache = Cache(root)
@@ -286,7 +296,7 @@ def node_key(root: Path) -> NodeKey:
     return key
 
 
-def _workers(run_dir: Path, environment: Mapping[str, str]) -> tuple[WorkerCommand, ...]:
+def worker_commands(run_dir: Path, environment: Mapping[str, str]) -> tuple[WorkerCommand, ...]:
     """Return the workers' commands; they find packages and credentials where the agent did.
 
     The keeper outlives agents, and with it the variables of the first. An agent that has
@@ -294,8 +304,8 @@ def _workers(run_dir: Path, environment: Mapping[str, str]) -> tuple[WorkerComma
     token. One that was started without any leaves those with which its containers are being read.
     """
     env = {"PYTHONPATH": str(Path(agent.__file__).parents[1])}
-    given = {name: value for name, value in environment.items() if name.startswith(_AWS)}
-    if given:
+    if any(environment.get(name) for name in _SOURCES):
+        given = {name: value for name, value in environment.items() if name.startswith(_AWS)}
         env |= dict.fromkeys(_CREDENTIALS, "") | given
     commands = (
         module_command("fill", FILL_WORKER, run_dir),
