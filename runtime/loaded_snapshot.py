@@ -13,7 +13,12 @@ from functools import cached_property
 from hotstart.core.errors import NotFound, UserError
 from hotstart.store.blob_store import BlobNotFound
 from hotstart.store.bundle import BundleIndex
-from hotstart.store.manifest import ImageManifest, SnapshotManifest, parse_manifest
+from hotstart.store.manifest import (
+    ImageManifest,
+    ManifestInvalid,
+    SnapshotManifest,
+    parse_manifest,
+)
 from hotstart.store.page_runs import Run
 from hotstart.store.references import ReferenceName
 from hotstart.store.signing import PublicKey, SignatureForeign, SignatureMissing, verify
@@ -127,7 +132,20 @@ def understand(manifest: SnapshotManifest, reference: str, store_url: str) -> Lo
     config = SnapshotConfig.parse(manifest.config.data or b"")
     inline = manifest.bundle_index.data if manifest.bundle_index is not None else None
     index = BundleIndex.decode(inline) if inline is not None else None
+    if index is not None:
+        check_devices(manifest, index)
     return LoadedSnapshot(reference, store_url, manifest, config, index)
+
+
+def check_devices(manifest: SnapshotManifest, index: BundleIndex) -> None:
+    """Raise ManifestInvalid if the start bundle would fill a device of anybody else's.
+
+    Its frames are held to the digests that it brings itself, not to the device's chunk table.
+    """
+    own = {device.device_id for device in (*manifest.devices, *manifest.image().devices)}
+    foreign = sorted(set(index.device_ids) - own)
+    if foreign:
+        raise ManifestInvalid(f"its start bundle fills device {foreign[0][:12]} of another image")
 
 
 def require_image(store: Store, snapshot: LoadedSnapshot) -> None:
