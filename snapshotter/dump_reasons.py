@@ -68,7 +68,12 @@ _RULES = (
         "start it through hotstart run, which gives it pipes",
     ),
     _rule(
-        r"Can't lookup mount|Mount \S+ .*is unreachable|doesn't have a proper root mount",
+        r"doesn't have a proper root mount",
+        "a volume has other file systems mounted inside, which cannot be carried along",
+        "unmount them, or bind a directory without mounts",
+    ),
+    _rule(
+        r"Can't lookup mount|Mount \S+ .*is unreachable",
         "the process has a file open on a mount that is not in the container",
         "close it before the snapshot",
     ),

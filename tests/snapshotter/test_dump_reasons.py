@@ -13,6 +13,7 @@ CASES = {
     "unix: Dangling connection 4242": "unix socket outside",
     "Can't lookup mount=59 for fd=0 path=/dev/null": "standard stream",
     "Can't lookup mount=59 for fd=7 path=/x": "mount that is not in the container",
+    "mnt: 279:./data/net doesn't have a proper root mount": "volume has other file systems mounted",
     "Some file locks are hold by dumping tasks! You can try --file-locks": "file locks",
     "inet: Can't bind inet socket: Cannot assign requested address": "listens on an address",
     "File usr/lib/x has bad size 5 (expect 6)": "is not the one it had",
