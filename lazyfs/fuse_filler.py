@@ -24,6 +24,7 @@ import mfusepy
 
 from hotstart.core.errors import Unavailable, Unsupported
 from hotstart.core.log import get_logger
+from hotstart.kernel.libc import ignore_broken_pipes
 from hotstart.kernel.mounts import is_mounted, unmount
 from lazyfs.device import Device
 from lazyfs.fault import Fault
@@ -173,6 +174,8 @@ class FlatFiles:
             self._error = err
             # The reason is enough here; mount() raises it.
             log.error("fuse_ended", target=target, error=str(err))  # noqa: TRY400
+        finally:
+            ignore_broken_pipes()
 
     def close(self) -> None:
         """Unmount, wait for the last read, and close every device.

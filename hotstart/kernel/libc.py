@@ -21,6 +21,11 @@ libc.fanotify_mark.argtypes = [_int, ctypes.c_uint, ctypes.c_uint64, _int, _str]
 libc.ioctl.argtypes = [_int, _ulong, ctypes.c_void_p]
 libc.prctl.argtypes = [_int, _ulong, _ulong, _ulong, _ulong]
 libc.syscall.restype = ctypes.c_long
+libc.signal.argtypes = [_int, ctypes.c_void_p]
+libc.signal.restype = ctypes.c_void_p
+
+_SIGPIPE = 13
+_SIG_IGN = ctypes.c_void_p(1)
 
 
 def os_error(call: str, path: str | os.PathLike[str] = "") -> OSError:
@@ -34,3 +39,12 @@ def check(result: int, call: str, path: str | os.PathLike[str] = "") -> int:
     if result < 0:
         raise os_error(call, path)
     return result
+
+
+def ignore_broken_pipes() -> None:
+    """Have SIGPIPE ignored again, as Python does at its start; from any thread.
+
+    libfuse sets it back to "end the process" when a mount ends (fuse_remove_signal_handlers in
+    lib/fuse_signals.c), and Python's own ``signal`` works in the main thread only.
+    """
+    libc.signal(_SIGPIPE, _SIG_IGN)

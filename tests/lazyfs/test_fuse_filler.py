@@ -4,7 +4,10 @@ import contextlib
 import errno
 import hashlib
 import os
+import pathlib
 import random
+import re
+import signal
 
 import pytest
 
@@ -131,3 +134,12 @@ def test_a_target_that_is_no_directory_is_refused_with_the_reason(image, tmp_pat
         flat.mount(tmp_path / "missing")
     assert isinstance(caught.value, Unavailable)
     flat.close()
+
+
+def test_an_ended_mount_leaves_broken_pipes_ignored(image, tmp_path):
+    """libfuse undoes what Python set up: a later write to a gone client would end the process."""
+    with served(image, tmp_path):
+        pass
+    status = pathlib.Path("/proc/self/status").read_text()
+    ignored = int(re.search(r"^SigIgn:\s*([0-9a-f]+)", status, re.MULTILINE)[1], 16)
+    assert ignored >> (signal.SIGPIPE - 1) & 1
