@@ -40,6 +40,11 @@ _CONNECT_TIMEOUT = timedelta(seconds=5)
 _READ_TIMEOUT = timedelta(seconds=30)
 _TOTAL_TIMEOUT = timedelta(minutes=5)
 _DEFAULT_REGION = "us-east-1"
+_REQUEST = re.compile(
+    r"Error performing ([A-Z]+) ([^\s?]+)\S* (?:in|after) .*? - "
+    r"(?:Server returned non-2xx status code: )?(.*?)(?:: <.*)?$"
+)
+"""What obstore says of a failed request: method, address without its query, what came back."""
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
@@ -53,9 +58,13 @@ class BucketUrlInvalid(UserError):
 
 def store_error(url: str, err: Exception) -> StoreDenied | StoreUnavailable:
     """Return the store's error for what obstore raised; absence is the caller's to name."""
-    reason = str(err).partition("\n")[0][:300]
+    text = str(err).partition("\n")[0]
     # A refused listing is a GenericError to obstore; only its text tells.
-    if isinstance(err, PermissionDeniedError | UnauthenticatedError) or "403 Forbidden" in reason:
+    denied = isinstance(err, PermissionDeniedError | UnauthenticatedError)
+    asked = _REQUEST.search(text)
+    reason = asked.expand(r"\1 \2: \3") if asked else text
+    reason = reason.replace("HTTP error: error sending request", "the server does not answer")[:300]
+    if denied or "403 Forbidden" in text:
         return StoreDenied(url, reason)
     return StoreUnavailable(url, reason)
 
