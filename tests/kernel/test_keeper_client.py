@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -33,9 +34,9 @@ def connect(listener, **options):
         end.send(json.dumps({"ok": True, "version": VERSION}).encode())
         ends.append(end)
 
-    thread = threading.Thread(target=serve)
+    thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    client = KeeperClient(listener.getsockname(), **options)
+    client = KeeperClient(Path(listener.getsockname()), **options)
     thread.join()
     return client, ends[0]
 
