@@ -12,6 +12,8 @@ from runtime.dev_shm import mount_dev_shm, unmount_dev_shm
 from runtime.logs import read_log
 from runtime.readiness import TcpProbe
 from runtime.runc import Programs
+from tests.requires import requires
+from tests.snapshotter.restored_tree import wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -22,7 +24,7 @@ _SCRIPT = (
 )
 
 
-@pytest.mark.skipif(not (_CRIU / "criu").exists(), reason="no CRIU in /opt/hotstart/criu")
+@requires("criu")
 def test_container_is_dumped_and_restored_with_its_streams_apart(start, tmp_path):
     env = {"PATH": f"{_CRIU}:/usr/sbin:/usr/bin:/sbin:/bin"}
     settings, images = tmp_path / "criu.conf", tmp_path / "images"
@@ -37,6 +39,10 @@ def test_container_is_dumped_and_restored_with_its_streams_apart(start, tmp_path
         pid = Conmon(Programs.find(), directory, env=env).restore(images, directory.criu)
         assert status(directory).pid == pid
         _await_answer(container.network)
+        wait_for(
+            lambda: {line.stream for line in read_log(directory)} == {"stdout", "stderr"},
+            "a line of each stream",
+        )
         assert stop(directory, runc, grace_s=0).exit_status == 137
         lines = [(line.stream, line.data) for line in read_log(directory)]
     # Counting goes on where it was, each stream in its own pipe.
