@@ -125,6 +125,10 @@ class AddressSpace:
     def drain(self) -> None:
         """Read what waits and answer every fault in it."""
         self.read_events()
+        self.serve_waiting()
+
+    def serve_waiting(self) -> None:
+        """Answer every fault that has been read; ``install`` may have read some."""
         while self.waiting:
             self.serve(self.waiting.popleft())
 

@@ -148,10 +148,20 @@ class PageSession(threading.Thread):
         while not self._ended():
             try:
                 busy = self._work()
+                self._answer_queued()
                 for descriptor, _ in self._poll.poll(self._timeout_ms(busy)):
                     self._dispatch(descriptor)
             except SpaceGone as err:
                 self._forget(err.space)
+
+    def _answer_queued(self) -> None:
+        """Answer faults that came along while a page was being installed for nobody.
+
+        They were read together with the event that install() had to wait for, so the descriptor
+        has nothing left that poll(2) could tell of.
+        """
+        for space in list(self._spaces.values()):
+            space.serve_waiting()
 
     def _ended(self) -> bool:
         return self._closing or not (self._listener or self._connection or self._spaces)
