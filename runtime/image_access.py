@@ -62,6 +62,9 @@ class Images(Protocol):
     def mount(self, spec: MountSpec, *, read_ahead_kib: int) -> Mounted:
         """Mount the image, or use the mount that is there."""
 
+    def is_local(self, spec: MountSpec) -> bool:
+        """Tell whether nothing of the image is left to fetch."""
+
     def stats(self) -> Sequence[MountCounters]:
         """Return every mount's counters."""
 

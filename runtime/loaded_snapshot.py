@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from hotstart.core.errors import NotFound, UserError
 from hotstart.store.blob_store import BlobNotFound
@@ -131,7 +131,7 @@ def understand(manifest: SnapshotManifest, reference: str, store_url: str) -> Lo
     """Parse what a manifest carries inline. Raises what the formats raise."""
     config = SnapshotConfig.parse(manifest.config.data or b"")
     inline = manifest.bundle_index.data if manifest.bundle_index is not None else None
-    index = BundleIndex.decode(inline) if inline is not None else None
+    index = _decoded(inline) if inline is not None else None
     if index is not None:
         check_devices(manifest, index)
     return LoadedSnapshot(reference, store_url, manifest, config, index)
@@ -146,6 +146,12 @@ def check_devices(manifest: SnapshotManifest, index: BundleIndex) -> None:
     foreign = sorted(set(index.device_ids) - own)
     if foreign:
         raise ManifestInvalid(f"its start bundle fills device {foreign[0][:12]} of another image")
+
+
+@lru_cache(maxsize=16)
+def _decoded(inline: bytes) -> BundleIndex:
+    """Decode an index; restores of one snapshot follow each other, and it takes milliseconds."""
+    return BundleIndex.decode(inline)
 
 
 def require_image(store: Store, snapshot: LoadedSnapshot) -> None:

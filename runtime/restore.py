@@ -169,9 +169,14 @@ class Restorer:
         if self._tools.hold_handles is not None:
             # The second holder of the userfaultfds; nobody waits for it.
             threading.Thread(target=self._tools.hold_handles, daemon=True).start()
-        if background_fill:
+        if background_fill and not self._is_local(snapshot):
             self._rest.after_demand(_names(snapshot), lambda: self._demand(snapshot))
         return Restored(thawed.pid, thawed.session, network, (image, own), snapshot, spec)
+
+    def _is_local(self, snapshot: LoadedSnapshot) -> bool:
+        """Tell whether nothing of either image is left to fetch."""
+        images = self._tools.images
+        return all(images.is_local(one) for one in (snapshot.mount_spec(), snapshot.image_spec()))
 
     def _demand(self, snapshot: LoadedSnapshot) -> Demand:
         """Count what was asked for of both images, by whoever uses them."""

@@ -16,7 +16,7 @@ import errno
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from hotstart.core.errors import HotstartError
@@ -30,6 +30,7 @@ from hotstart.kernel.userfaultfd import (
     FaultDescriptor,
     Message,
     PageBuffer,
+    PreparedCopies,
     forked_descriptor,
 )
 from snapshotter.memory_file import MemoryFile
@@ -98,6 +99,8 @@ class AddressSpace:
         self.waiting: deque[int] = deque()
         self.on_first_touch: Callable[[AddressSpace, int], None] | None = None
         self.cursor = 0
+        self.changes = 0
+        """Grows with each change of mappings that was read: places found before may be wrong."""
         self._host = host
         self._counters = counters
         self._buffer = buffer
@@ -217,6 +220,17 @@ class AddressSpace:
                 return self._refused(number)
         return 0
 
+    def install_many(self, copies: PreparedCopies, pieces: Sequence[Piece]) -> tuple[int, int]:
+        """Make prepared copies, the last ones of ``copies``, one for each of ``pieces``.
+
+        Returns how many were made whole, and errno: the next one needs ``install``'s care.
+        """
+        count, number = self.uffd.copy_many(copies, len(copies.addresses) - len(pieces))
+        for piece in pieces[:count]:
+            self._resident(piece.start, piece.end)
+            self._counters.copied_pages += (piece.end - piece.start) // PAGE
+        return count, number
+
     def give_up(self, start: int, end: int) -> None:
         """Nothing is mapped there any more: stop waiting for those pages."""
         self._resident(start, end)
@@ -279,6 +293,7 @@ class AddressSpace:
 
     def _apply(self, message: Message) -> None:
         event, first, second, third = message
+        self.changes += 1
         if event in (EVENT_REMOVE, EVENT_UNMAP, INSTALLED):
             self.ranges.cut(first, second)
         elif event == EVENT_REMAP:

@@ -8,16 +8,19 @@ is gone. Used by the thread of one session.
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable, Collection
 
-from hotstart.core.span import PAGE
 from hotstart.kernel.userfaultfd import PageBuffer
 from snapshotter.address_space import BUFFER_BYTES, AddressSpace
+from snapshotter.install_batch import InstallBatch, Progress, skip_unmapped
 from snapshotter.page_counters import PageCounters
 from snapshotter.page_ranges import Piece
 from snapshotter.working_set_loader import LoadedRun, WorkingSetLoader
 
 _RUNS_A_STEP = 16
+_RUNS_A_BATCH = 64
+"""Installed in well below a millisecond; faults that come meanwhile wait for it."""
 _FILL_BYTES = 256 << 10
 
 
@@ -38,14 +41,16 @@ class BackgroundInstaller:
         self._counters = counters
         self._fetch = fetch
         self._turn = 0
+        self._batches: deque[InstallBatch] = deque()
 
     @property
     def waiting(self) -> bool:
         """True while parts of the working set are not installed."""
-        return not self._loader.done
+        return bool(self._batches) or not self._loader.done
 
     def give_up_waiting(self) -> None:
         """Forget what has not become local: it is served at its first fault."""
+        self._batches.clear()
         self._loader.release()
 
     def load(self) -> bool:
@@ -54,21 +59,49 @@ class BackgroundInstaller:
 
     def install(self, finished: bool) -> bool:
         """Install some of what is loaded; True if it makes sense to go on at once."""
-        loaded = self._loader.loaded
-        for _ in range(min(_RUNS_A_STEP, len(loaded))):
-            run = loaded[0]
-            space = self._space_of(run)
-            if space is None and not finished:
-                loaded.rotate(-1)  # its process has not arrived yet, another one may have
-                continue
-            if space is not None and not self._install_run(space, run, finished):
-                return False
-            loaded.popleft()
+        prepared = self._prepare(finished)
+        if self._batches:
+            progress = self._install_batch(self._batches[0], finished)
+            if progress is Progress.TOO_EARLY:
+                return prepared
+            batch = self._batches.popleft()
+            if progress is Progress.OUTDATED:
+                self._loader.loaded.extendleft(reversed(batch.runs))
             self._counters.mark("first_installed")
-        if self._loader.done and self._spaces:
+        if not self.waiting and self._spaces:
             self._counters.mark("working_set")
             self._loader.release()
-        return bool(loaded) and bool(self._spaces)
+        return prepared or bool(self._batches)
+
+    def _install_batch(self, batch: InstallBatch, finished: bool) -> Progress:
+        if batch.space not in self._spaces:
+            return Progress.DONE  # its process is gone
+        return batch.install(finished)
+
+    def _prepare(self, finished: bool) -> bool:
+        """Make a batch of the next loaded runs that have a process; False if none has."""
+        loaded = self._loader.loaded
+        space = self._next_space(finished)
+        if space is None:
+            return False
+        runs: list[LoadedRun] = []
+        while loaded and len(runs) < _RUNS_A_BATCH and self._space_of(loaded[0]) is space:
+            runs.append(loaded.popleft())
+        self._batches.append(InstallBatch(space, runs, self._counters))
+        return True
+
+    def _next_space(self, finished: bool) -> AddressSpace | None:
+        """Bring a run to the front that has a process; drop those that will have none."""
+        loaded = self._loader.loaded
+        for _ in range(len(loaded)):
+            space = self._space_of(loaded[0])
+            if space is not None:
+                return space
+            if finished:
+                loaded.popleft()
+            else:
+                loaded.rotate(-1)
+        return None
 
     def fill(self) -> bool:
         """Install the next stretch of any process that is local; True if there was one.
@@ -103,7 +136,7 @@ class BackgroundInstaller:
         """Install from the buffer; False: EAGAIN leaves the rest for a later turn."""
         number = space.install(piece, self._buffer.address + shift)
         if number == errno.ENOENT:
-            _skip_unmapped(space, piece)
+            skip_unmapped(space, piece)
         return number != errno.EAGAIN
 
     def _space_of(self, run: LoadedRun) -> AddressSpace | None:
@@ -111,24 +144,3 @@ class BackgroundInstaller:
             if space.memory_index == run.file:
                 return space
         return None
-
-    def _install_run(self, space: AddressSpace, run: LoadedRun, finished: bool) -> bool:
-        """Install what is still waited for; False when it has to be tried again later."""
-        for piece in space.waiting_for(run.offset, run.length):
-            number = space.install(piece, run.source + piece.offset - run.offset)
-            if number == errno.EAGAIN:
-                return self._install_run(space, run, finished)
-            if number == errno.ENOENT:
-                if not finished:
-                    return False
-                _skip_unmapped(space, piece)
-            else:
-                self._counters.working_set_pages += (piece.end - piece.start) // PAGE
-        return True
-
-
-def _skip_unmapped(space: AddressSpace, piece: Piece) -> None:
-    """Stop waiting for the page that the kernel does not know."""
-    rest = space.ranges.within(piece.start, piece.end)
-    if rest:
-        space.give_up(rest[0].start, rest[0].start + PAGE)

@@ -15,6 +15,7 @@ import errno
 import mmap
 import os
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from hotstart.kernel.libc import check, libc
@@ -46,6 +47,7 @@ _LOWEST = 0x10000
 _HIGHEST = (1 << 47) - mmap.PAGESIZE
 
 _message = struct.Struct("<B7xQQQ")
+_copy = struct.Struct("<QQQQq")
 
 
 class Message(NamedTuple):
@@ -110,6 +112,17 @@ class PageBuffer:
         self.address: int = ctypes.addressof(ctypes.c_char.from_buffer(self.view))
 
 
+class PreparedCopies:
+    """Copies in order, each (target, source, length), made ready before they are allowed."""
+
+    def __init__(self, copies: Sequence[tuple[int, int, int]]) -> None:
+        blocks = b"".join(_copy.pack(*copy, 0, 0) for copy in copies)
+        self._blocks = ctypes.create_string_buffer(blocks, max(1, len(blocks)))
+        first = ctypes.addressof(self._blocks)
+        self.addresses = range(first, first + len(blocks), _copy.size)
+        """Where each argument block lies."""
+
+
 class FaultDescriptor:
     """Owns one userfaultfd. Errors a caller must expect from ``copy`` and ``zeropage``:
 
@@ -139,6 +152,17 @@ class FaultDescriptor:
         if libc.ioctl(self.fd, _UFFDIO_COPY, ctypes.byref(block)) == 0:
             return Outcome(length, 0)
         return Outcome(max(0, block.copied), ctypes.get_errno())
+
+    def copy_many(self, copies: PreparedCopies, first: int) -> tuple[int, int]:
+        """Make the copies from number ``first`` on; return how many were made whole, and errno.
+
+        It stops at the first that was not: that one may have been made in part.
+        """
+        ioctl, fd = libc.ioctl, self.fd
+        for count, address in enumerate(copies.addresses[first:]):
+            if ioctl(fd, _UFFDIO_COPY, address):
+                return count, ctypes.get_errno()
+        return len(copies.addresses) - first, 0
 
     def zeropage(self, start: int, length: int) -> Outcome:
         """Install zero pages and wake the threads that wait for them."""

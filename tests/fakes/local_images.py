@@ -48,6 +48,9 @@ class LocalImages:
     def prepare(self, spec):
         pass
 
+    def is_local(self, spec):
+        return True
+
     def stats(self):
         return []
 
