@@ -34,6 +34,7 @@ from agent.values import FillerName
 from hotstart.core.errors import HotstartError
 from hotstart.core.log import configure, get_logger
 from hotstart.kernel.cgroup import Group
+from hotstart.store.stack import preload_clients
 from runtime.links import root_id
 
 log = get_logger(__name__)
@@ -81,12 +82,15 @@ def serve(root: Path, *, filler: FillerName, own_group: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    clients = threading.Thread(target=preload_clients, name="store-clients", daemon=True)
+    clients.start()
     with Node(root, filler=filler, environment=os.environ) as node:
         server = grpc.server(
             ThreadPoolExecutor(_CALL_THREADS, thread_name_prefix="call"), options=CHANNEL_OPTIONS
         )
         pb_grpc.add_AgentServicer_to_server(Service(node, ended.set), server)
         with _socket(root, server):
+            clients.join()
             server.start()
             log.info("agent_started", root=root, pid=os.getpid(), filler=node.filler)
             ended.wait()

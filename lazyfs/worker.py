@@ -19,6 +19,7 @@ from pathlib import Path
 
 from hotstart.core.log import configure, get_logger
 from hotstart.kernel.keeper_client import KeeperClient
+from hotstart.store.stack import preload_clients
 from lazyfs.control_server import ControlServer, Operation
 from lazyfs.crash_points import Passage, crash_at, no_crash, slow_at
 from lazyfs.fill_engine import PATIENCE_S
@@ -87,6 +88,7 @@ def main(argv: Sequence[str]) -> int:
         taken = service.take_over()
         control = ControlServer(options.run_dir / SOCKET, operations(service))
         control.start()
+        preload_clients()
         gc.freeze()  # what lives as long as the process is not looked at again
         log.info("fill_worker_serves", sets=taken)
         stopped.wait()

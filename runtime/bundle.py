@@ -29,6 +29,8 @@ from runtime.oci_spec import (
 )
 
 _OPEN_FILES = (65_536, 1_048_576)
+_USER = "io.hotstart.user"
+"""Annotation: who the first process is, as the image or the command line says it."""
 
 
 def write_bundle(
@@ -39,15 +41,19 @@ def write_bundle(
     netns: Path,
     cgroup: str,
     criu_config: Path | None = None,
+    look_up_user: bool = True,
 ) -> Process:
     """Write config.json and return the process it starts.
+
+    Without ``look_up_user`` nothing is read of the root file system, whose pages may have to be
+    fetched: a restored process has its identity already, and ``exec_process`` looks it up.
 
     Raises ImageWithoutCommand, NotFound for a volume whose source is missing, UserError for an
     unknown user.
     """
     _check_volumes(spec)
     process = resolve_process(spec, image_config)
-    account = resolve_user(directory.rootfs, process.user)
+    account = resolve_user(directory.rootfs, process.user) if look_up_user else Account(0, 0)
     host = HostSide(
         rootfs=str(directory.rootfs),
         dev=str(directory.dev),
@@ -58,7 +64,10 @@ def write_bundle(
         swap_limit=_can_limit_swap(),
         criu_config=str(criu_config) if criu_config else None,
     )
-    write_config(directory, runtime_config(spec, process, account, host))
+    config = runtime_config(spec, process, account, host)
+    if not look_up_user:
+        config["annotations"] = {**config["annotations"], _USER: process.user}
+    write_config(directory, config)
     return process
 
 
@@ -92,10 +101,10 @@ def exec_process(
 
     Raises UserError for a user that the container does not have.
     """
-    first = read_config(directory)["process"]
+    config = read_config(directory)
+    first = config["process"]
     if user is None:
-        who = first["user"]
-        account = Account(who["uid"], who["gid"], tuple(who.get("additionalGids", ())))
+        account = _account_of(directory, config)
         inherited = first["env"]
     else:
         account = resolve_user(directory.rootfs, user)
@@ -106,6 +115,15 @@ def exec_process(
     )
     limit = next(r for r in first["rlimits"] if r["type"] == "RLIMIT_NOFILE")
     return process_config(process, account, (limit["soft"], limit["hard"]))
+
+
+def _account_of(directory: ContainerDirectory, config: Mapping[str, Any]) -> Account:
+    """Return who the first process is, looked up now if the bundle was written without it."""
+    wanted = config.get("annotations", {}).get(_USER)
+    if wanted is not None:
+        return resolve_user(directory.rootfs, wanted)
+    who = config["process"]["user"]
+    return Account(who["uid"], who["gid"], tuple(who.get("additionalGids", ())))
 
 
 def open_files_limit() -> tuple[int, int]:

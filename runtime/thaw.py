@@ -239,6 +239,7 @@ def _write_bundle(plan: ThawPlan) -> None:
         netns=plan.network.path,
         cgroup=plan.cgroup,
         criu_config=write_criu_config(plan.directory),
+        look_up_user=False,
     )
 
 

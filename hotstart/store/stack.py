@@ -11,6 +11,7 @@ nothing that needs closing and may be shared by threads.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
@@ -63,6 +64,11 @@ def open_store(url: str, *, create: bool = True, retry: RetryPolicy | None = Non
     if scheme == "s3":
         return _open_s3(url, create=create, retry=retry or RetryPolicy())
     raise StoreUrlInvalid(url, f"unknown kind of store {scheme!r}")
+
+
+def preload_clients() -> None:
+    """Import the S3 client now: for daemons, whose first request would wait for it otherwise."""
+    import_module("hotstart.store.s3")
 
 
 def _open_directory(path: Path, *, create: bool) -> Store:
