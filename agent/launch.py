@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import agent
@@ -83,13 +84,17 @@ def connect(root: Path) -> AgentClient:
     return client
 
 
-def ensure(root: Path, *, filler: FillerName = "auto") -> tuple[AgentClient, bool]:
+def ensure(
+    root: Path, *, filler: FillerName = "auto", environment: Mapping[str, str] | None = None
+) -> tuple[AgentClient, bool]:
     """Return a client of the agent of ``root`` and whether it was started just now.
+
+    An agent that is started gets ``environment``, or this process's (see agent.warm_store).
 
     Raises NotRoot, AgentDidNotStart, or Unavailable after START_TIMEOUT_S.
     """
     require_root("running containers and mounting images")
-    process = None if is_running(root) else _spawn(root, filler)
+    process = None if is_running(root) else _spawn(root, filler, environment)
     client = AgentClient(root)
     try:
         _await(client, process, root)
@@ -108,7 +113,7 @@ def await_end(root: Path, *, timeout_s: float = START_TIMEOUT_S) -> None:
         time.sleep(_POLL_S)
 
 
-def _spawn(root: Path, filler: FillerName) -> Process:
+def _spawn(root: Path, filler: FillerName, environment: Mapping[str, str] | None) -> Process:
     """Start an agent; a thread of ours waits for it, so that it never stays a zombie."""
     socket_of(root)  # refuses a path that is too long before anything is made
     root.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -117,6 +122,7 @@ def _spawn(root: Path, filler: FillerName) -> Process:
         stdin=DEVNULL,
         stdout=DEVNULL,
         stderr=DEVNULL,
+        env=environment,
         # Where the packages are, installed or not: -m looks here first. The agent leaves it.
         cwd=Path(agent.__file__).parents[1],
         new_session=True,

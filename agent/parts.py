@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import agent
+from agent import warm_store
 from agent.captures import Captures
 from agent.containers import Containers, Tools
 from agent.filler import choose_filler
@@ -23,7 +24,7 @@ from agent.long_call import LongCall
 from agent.mount_targets import MountTargets
 from agent.starts import Starter, StartTools
 from agent.state import State
-from agent.values import FillerName, MountView
+from agent.values import STORE_VARIABLE, FillerName, MountView
 from hotstart.core.errors import HotstartError
 from hotstart.core.log import get_logger
 from hotstart.core.progress import Progress
@@ -94,7 +95,9 @@ class Parts:
         self.filler = FillClient(root / "run" / "fill.sock")
         self.pages = PageClient(root / "run" / "page.sock")
         chosen = choose_filler(root, filler, self.guard)
-        self.images = ImageMounts(root, self.cache, self.guard, self.filler, filler=chosen)
+        self.images = ImageMounts(
+            root, self.cache, self.guard, self.filler, filler=chosen, stores=self.stores
+        )
         self.images.adopt()
         self.networks = self._networks(root)
         undo.callback(self.networks.close)
@@ -108,6 +111,9 @@ class Parts:
         self.targets = MountTargets(self.state, self.images)
         self.targets.adopt(there)
         undo.callback(self.restores.warm().join)
+        store_url = self._environment.get(STORE_VARIABLE)
+        if store_url:
+            warm_store.begin(store_url, self.stores, self.filler)
 
     def _networks(self, root: Path) -> NetworkPool:
         records = self.state.containers().values()

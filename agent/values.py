@@ -17,6 +17,8 @@ FillerName = Literal["auto", "fanotify", "fuse"]
 FallbackRule = Literal["default", "allow", "forbid"]
 Statefulness = Literal["prove", "stateless", "stateful"]
 
+STORE_VARIABLE = "HOTSTART_STORE"
+"""Names the store of commands, and the one that an agent makes ready at its start."""
 DEFAULT_GRACE_S = 10.0
 """How long a container may take to end after SIGTERM."""
 

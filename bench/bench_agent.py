@@ -16,6 +16,7 @@ from types import TracebackType
 import agent
 from agent.client import AgentClient, socket_of
 from agent.launch import await_end, is_running
+from agent.values import STORE_VARIABLE
 from bench.store_access import StoreAccess
 from hotstart.core.errors import HotstartError, Unavailable
 from hotstart.core.log import get_logger
@@ -92,7 +93,7 @@ class BenchAgent:
             stdin=DEVNULL,
             stdout=DEVNULL,
             stderr=DEVNULL,
-            env=self.store.env,
+            env={**self.store.env, STORE_VARIABLE: self.store.url},
             cwd=Path(agent.__file__).parents[1],
             new_session=True,
         )

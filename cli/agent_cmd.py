@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from agent.launch import (
@@ -12,7 +14,7 @@ from agent.launch import (
     is_running,
     require_root,
 )
-from agent.values import FillerName
+from agent.values import STORE_VARIABLE, FillerName
 from cli.agents import open_agent
 from cli.command import HotstartCommand
 from cli.container_cmd import duration
@@ -37,6 +39,8 @@ def run(settings: Settings, filler: FillerName) -> int:
     from agent.main import main as serve  # a whole server: only this command needs it
 
     require_root("the agent")
+    if settings.store:
+        os.environ[STORE_VARIABLE] = settings.store_url
     status = serve(["--root", str(settings.root), "--filler", filler, "--foreground"])
     if status == LOCK_TAKEN_STATUS:
         raise Conflict(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from agent.client import AgentClient
 from agent.launch import ensure
-from agent.values import FillerName
+from agent.values import STORE_VARIABLE, FillerName
 from cli.output import say
 from cli.settings import Settings
 from hotstart.core.errors import NotFound
@@ -16,7 +17,9 @@ from hotstart.core.errors import NotFound
 @contextmanager
 def open_agent(settings: Settings, *, filler: FillerName = "auto") -> Iterator[AgentClient]:
     """Yield a client of the root's agent, started if none runs. Raises NotRoot."""
-    client, started = ensure(settings.root, filler=filler)
+    named = {STORE_VARIABLE: settings.store_url} if settings.store else {}
+    environment = {**os.environ, **named}
+    client, started = ensure(settings.root, filler=filler, environment=environment)
     with client:
         if started:
             say(f"hotstart: started the agent of {settings.root}; end it with: hotstart agent stop")

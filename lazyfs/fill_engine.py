@@ -26,12 +26,15 @@ from lazyfs.device import Device, DeviceClosed
 from lazyfs.fault import Fault
 from lazyfs.fetcher import Fetcher
 from lazyfs.pieces import Piece, State, Task
+from lazyfs.read_around import ReadAround
 from lazyfs.task_pool import TaskPool, run_logged
 
 log = get_logger(__name__)
 
 PATIENCE_S = 60.0
 DEMAND_THREADS = 16
+AROUND_THREADS = 4
+AROUND_REQUEST_BYTES = 1 << 20
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.05, 2.0
 PREFETCH_BESIDE_FAULTS = 4
 """Prefetch tasks that may run while a fault is being fetched."""
@@ -47,12 +50,16 @@ class FillEngine:
         *,
         patience_s: float = PATIENCE_S,
         on_complete: Callable[[Device], None] | None = None,
+        around: ReadAround | None = None,
     ) -> None:
+        """``around`` says what to fetch beside a miss; None: nothing."""
         self.claims = Claims()
         self.demand = TaskPool("demand", DEMAND_THREADS)
         self._fetcher = fetcher
         self._patience_s = patience_s
         self._on_complete = on_complete
+        self._around = around
+        self._beside = TaskPool("around", AROUND_THREADS)
         self._demanded = 0
         self._prefetching = 0
         self._calm = threading.Condition(self.claims.lock)
@@ -71,6 +78,7 @@ class FillEngine:
     def close(self) -> None:
         """End the demand threads. Faults that wait stay unanswered: a successor finds them."""
         self.demand.close()
+        self._beside.close()
 
     def _look_up(self, fault: Fault) -> None:
         """Find the chunks of a fault's absent pages and fetch those that nobody fetches."""
@@ -96,7 +104,24 @@ class FillEngine:
             self._submit_demand(task, fault)
         if tasks:
             self._count_demand(tasks[0], fault)
+            self._fetch_around(fault, packs)
             self._run_demand(tasks[0])
+
+    def _fetch_around(self, fault: Fault, packs: Packs) -> None:
+        """Queue what lies around a miss; its own chunks are on their way already."""
+        if self._around is None:
+            return
+        device = fault.device
+        missed = Span(fault.first_page * PAGE, fault.pages * PAGE)
+        window = self._around.window(device.device_id, missed, device.spec.pages * PAGE)
+        for part in window.split(AROUND_REQUEST_BYTES):
+            for task in self.claims.queue_chunks(device, device.table().between(part), packs):
+                self._beside.submit(partial(self._run_beside, task))
+
+    def _run_beside(self, task: Task) -> None:
+        mine, _ = self.claims.claim_task(task, lambda *_: None)
+        if mine:
+            self.run_prefetch(task)
 
     def _look_up_again(self, fault: Fault, err: Unavailable) -> None:
         waited_s = time.monotonic() - fault.since_s

@@ -33,6 +33,7 @@ from lazyfs.fuse_set import FuseSet
 from lazyfs.plans import EverythingPlan, plan_from_json, plan_to_json
 from lazyfs.prefetch import Prefetcher, PrefetchJob
 from lazyfs.pulls import Pulls
+from lazyfs.read_around import ReadAround
 from lazyfs.spec import DeviceSpec
 from lazyfs.stores import StorePool
 from lazyfs.table_reader import open_table
@@ -70,7 +71,10 @@ class FillService:
         self._stores = StorePool()
         self._passage = passage
         self._engine = FillEngine(
-            Fetcher(self._stores, passage), patience_s=patience_s, on_complete=self._completed
+            Fetcher(self._stores, passage),
+            patience_s=patience_s,
+            on_complete=self._completed,
+            around=ReadAround(),
         )
         self._prefetcher = Prefetcher(self._engine)
         self._dispatcher = Dispatcher()

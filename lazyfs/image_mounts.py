@@ -114,8 +114,12 @@ class ImageMounts:
         *,
         filler: str = FANOTIFY,
         idle_limit: int = IDLE_LIMIT,
+        stores: StorePool | None = None,
     ) -> None:
-        """``filler`` is FANOTIFY or FUSE; which one a host can have, the probes say."""
+        """``filler`` is FANOTIFY or FUSE; which one a host can have, the probes say.
+
+        Bootstraps are read through ``stores``.
+        """
         self.filler = filler
         self._devices = ServedDevices(cache, guard, worker, filler, root / "run" / "fuse")
         self._prepared: dict[str, MountSpec] = {}
@@ -126,7 +130,7 @@ class ImageMounts:
         self._cache = cache
         self._guard = guard
         self._worker = worker
-        self._stores = StorePool()
+        self._stores = stores if stores is not None else StorePool()
         self._idle_limit = idle_limit
         self._lock = threading.RLock()
         self._image_locks: dict[str, threading.Lock] = {}

@@ -31,7 +31,9 @@ class StorePool:
         if store is None:
             opened = self._opener(url)
             with self._lock:
-                store = self._stores.setdefault(url, opened)
+                # Manifests and plans name it by its canonical URL, a person perhaps otherwise.
+                store = self._stores.setdefault(opened.url, opened)
+                self._stores[url] = store
         return store
 
     def warm(self, url: str, connections: int = WARM_CONNECTIONS) -> int:

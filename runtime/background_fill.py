@@ -2,9 +2,7 @@
 
 A demand miss before the first answer costs a round trip, and a fill beside it takes the link away:
 so the fill of a start begins when no page was asked for during ``quiet_s``, at the latest after
-``limit_s``. But several misses in a row after *ready* mean a request that was never recorded, whose
-misses would follow one another a round trip each: then the memory, which is most of them, is
-fetched at once, behind demand.
+``limit_s``. What lies around a miss comes with it (lazyfs.read_around), recorded or not.
 
 One thread for all starts of an agent, asleep while there is none. What was begun goes on in the
 fill worker, behind demand. Failures are logged: the container runs without it.
@@ -27,32 +25,19 @@ log = get_logger(__name__)
 QUIET_S = 2.0
 LIMIT_S = 60.0
 STEP_S = 0.5
-UNRECORDED_MISSES = 4
-"""Requests for single misses after *ready* that tell a request that was never recorded."""
-EARLY_S, EARLY_STEP_S = 5.0, 0.02
-"""How long, and how often, a fresh start is looked at for such misses."""
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What was asked for so far: pages touched, and fetches that somebody waited for."""
-
-    touches: int
-    misses: int
-
-
-Counts = Callable[[], Demand]
+Touches = Callable[[], int]
+"""Counts how often anything of the images was asked for so far."""
 
 
 @dataclass(slots=True)
 class _Waiting:
     names: Sequence[str]
-    counts: Counts
+    count: Touches
     since_s: float
     quiet_since_s: float
     touches: int = -1
-    first_misses: int = -1
-    memory_begun: bool = False
 
 
 class BackgroundFill:
@@ -74,11 +59,11 @@ class BackgroundFill:
         self._waiting: list[_Waiting] = []
         self._thread: threading.Thread | None = None
 
-    def after_demand(self, names: Sequence[str], counts: Counts) -> None:
+    def after_demand(self, names: Sequence[str], count: Touches) -> None:
         """Fill the images ``names``, the one with the memory first, as the module describes."""
         now = time.monotonic()
         with self._lock:
-            self._waiting.append(_Waiting(names, counts, now, now))
+            self._waiting.append(_Waiting(names, count, now, now))
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="background-fill", daemon=True
@@ -102,26 +87,16 @@ class BackgroundFill:
                     return
             for one in waiting:
                 self._look_at(one)
-            time.sleep(self._pause_s(waiting))
-
-    def _pause_s(self, waiting: Sequence[_Waiting]) -> float:
-        now = time.monotonic()
-        early = any(not one.memory_begun and now - one.since_s < EARLY_S for one in waiting)
-        return min(self._step_s, EARLY_STEP_S) if early else self._step_s
+            time.sleep(self._step_s)
 
     def _look_at(self, one: _Waiting) -> None:
         now = time.monotonic()
         try:
-            demand = one.counts()
+            touches = one.count()
         except (HotstartError, OSError):
-            demand = Demand(one.touches, one.first_misses)
-        if one.first_misses < 0:
-            one.first_misses = demand.misses
-        if demand.touches != one.touches:
-            one.touches, one.quiet_since_s = demand.touches, now
-        if not one.memory_begun and demand.misses >= one.first_misses + UNRECORDED_MISSES:
-            one.memory_begun = True
-            self.at_once(one.names[:1])
+            touches = one.touches
+        if touches != one.touches:
+            one.touches, one.quiet_since_s = touches, now
         if now - one.quiet_since_s >= self._quiet_s or now - one.since_s >= self._limit_s:
             with self._lock:
                 self._waiting.remove(one)

@@ -48,10 +48,6 @@ class MountCounters(Protocol):
     def faults(self) -> int:
         """How often somebody waited for absent data."""
 
-    @property
-    def misses(self) -> int:
-        """Requests to the store that a reader waited for."""
-
 
 class Images(Protocol):
     """Mounts images."""

@@ -22,7 +22,7 @@ from hotstart.core.phases import Phases
 from hotstart.kernel.cgroup import Group
 from hotstart.store.signing import PublicKey
 from hotstart.store.stack import Store
-from runtime.background_fill import BackgroundFill, Demand
+from runtime.background_fill import BackgroundFill
 from runtime.bundle_fetches import BundleFetches
 from runtime.cgroup_primer import CgroupPrimer
 from runtime.container_directory import ContainerDirectory
@@ -170,7 +170,7 @@ class Restorer:
             # The second holder of the userfaultfds; nobody waits for it.
             threading.Thread(target=self._tools.hold_handles, daemon=True).start()
         if background_fill and not self._is_local(snapshot):
-            self._rest.after_demand(_names(snapshot), lambda: self._demand(snapshot))
+            self._rest.after_demand(_names(snapshot), lambda: self._touches(snapshot))
         return Restored(thawed.pid, thawed.session, network, (image, own), snapshot, spec)
 
     def _is_local(self, snapshot: LoadedSnapshot) -> bool:
@@ -178,11 +178,10 @@ class Restorer:
         images = self._tools.images
         return all(images.is_local(one) for one in (snapshot.mount_spec(), snapshot.image_spec()))
 
-    def _demand(self, snapshot: LoadedSnapshot) -> Demand:
+    def _touches(self, snapshot: LoadedSnapshot) -> int:
         """Count what was asked for of both images, by whoever uses them."""
         names = _names(snapshot)
-        stats = [stat for stat in self._tools.images.stats() if stat.manifest in names]
-        return Demand(sum(stat.faults for stat in stats), sum(stat.misses for stat in stats))
+        return sum(one.faults for one in self._tools.images.stats() if one.manifest in names)
 
     def _prepare(
         self,

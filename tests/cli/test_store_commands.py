@@ -84,7 +84,8 @@ def test_verify_finds_a_flipped_byte_in_the_reference(call, built, tmp_path):
     content = reference.read_bytes()
     place = content.index(b"sha256:") + 10
     reference.chmod(0o644)
-    reference.write_bytes(content[:place] + b"0" + content[place + 1 :])
+    other = b"1" if content[place : place + 1] == b"0" else b"0"
+    reference.write_bytes(content[:place] + other + content[place + 1 :])
     assert call("verify", "team/app:v1")[0] != 0
 
 

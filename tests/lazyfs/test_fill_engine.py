@@ -12,7 +12,9 @@ from hotstart.store.blob_store import BlobNotFound, StoreDenied
 from hotstart.store.trace import Trace, TraceSpan
 from lazyfs.plans import EverythingPlan, TracePlan
 from lazyfs.prefetch import Prefetcher
+from lazyfs.read_around import ReadAround
 from tests.fakes.faulty_store import FaultyBlobs
+from tests.lazyfs.node import wait_until
 from tests.lazyfs.small_device import (
     CHUNK_PAGES,
     CHUNKS,
@@ -348,3 +350,27 @@ def test_what_fails_at_a_devices_completion_leaves_nobody_waiting(small):
         assert job.done.wait(20)
         assert job.error is None
         assert device.complete
+
+
+def test_what_lies_around_a_miss_comes_with_it(small):
+    with small.engine(around=ReadAround()) as (engine, device):
+        assert Reader(engine, device, 5, 1).bytes() == expected(small, 5, 1)
+        wait_until(lambda: device.ready.missing(20, 4) < 0)
+        assert [Reader(engine, device, 20, 4).bytes()] == [expected(small, 20, 4)]
+
+
+def test_a_reader_does_not_wait_for_the_surroundings(small):
+    blobs = held(small, small.pack_digests())
+    with small.engine(blobs, around=ReadAround()) as (engine, device):
+        near = Reader(engine, device, 5, 1)
+        arrived(blobs, 2)  # the miss and what lies around it are under way
+        far = Reader(engine, device, small.spec.pages - 1, 1)
+        blobs.gate.set()
+        assert [near.result(), far.result()] == [None, None]
+
+
+def test_surroundings_whose_store_stumbles_harm_nobody(small):
+    blobs = FaultyBlobs(small.store.blobs, "ok timeout timeout short ok")
+    with small.engine(blobs, around=ReadAround()) as (engine, device):
+        assert Reader(engine, device, 5, 1).bytes() == expected(small, 5, 1)
+        assert Reader(engine, device, 20, 4).bytes() == expected(small, 20, 4)

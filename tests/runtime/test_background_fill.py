@@ -3,7 +3,7 @@
 import threading
 
 from hotstart.core.errors import Unavailable
-from runtime.background_fill import UNRECORDED_MISSES, BackgroundFill, Demand
+from runtime.background_fill import BackgroundFill
 from tests.snapshotter.restored_tree import wait_for
 
 
@@ -27,7 +27,7 @@ def test_it_begins_when_demand_has_stayed_the_same():
     prefetches = Prefetches()
     asked = iter(range(3))
     fill = BackgroundFill(prefetches, quiet_s=0.05, limit_s=60, step_s=0.01)
-    fill.after_demand(("a", "b"), lambda: Demand(next(asked, 3), 0))
+    fill.after_demand(("a", "b"), lambda: next(asked, 3))
     assert prefetches.names == []
     wait_for(lambda: prefetches.names == ["a", "b"], "the fill", 20)
     assert next(asked, None) is None  # demand was asked until it stood still
@@ -37,7 +37,7 @@ def test_it_begins_in_the_end_however_much_is_asked_for():
     prefetches = Prefetches()
     counter = iter(range(1_000_000))
     fill = BackgroundFill(prefetches, quiet_s=60, limit_s=0.05, step_s=0.01)
-    fill.after_demand(("a",), lambda: Demand(next(counter), 0))
+    fill.after_demand(("a",), lambda: next(counter))
     assert prefetches.begun.wait(20)
 
 
@@ -45,22 +45,3 @@ def test_one_that_cannot_begin_keeps_no_other_from_it():
     prefetches = Prefetches()
     BackgroundFill(prefetches).at_once(("broken", "b"))
     assert prefetches.names == ["broken", "b"]
-
-
-def test_misses_after_ready_bring_the_memory_at_once_and_only_it():
-    prefetches = Prefetches()
-    counter = iter(range(1_000_000))
-    fill = BackgroundFill(prefetches, quiet_s=60, limit_s=60, step_s=0.01)
-    fill.after_demand(("memory", "files"), lambda: Demand(1, next(counter)))
-    assert prefetches.begun.wait(20)
-    wait_for(lambda: next(counter) > 2 * UNRECORDED_MISSES, "more misses", 20)
-    assert prefetches.names == ["memory"]
-
-
-def test_misses_before_ready_do_not_count():
-    prefetches = Prefetches()
-    looked = iter(range(1_000_000))
-    fill = BackgroundFill(prefetches, quiet_s=60, limit_s=60, step_s=0.01)
-    fill.after_demand(("memory",), lambda: Demand(next(looked), 100))
-    wait_for(lambda: next(looked) > 10, "ten looks", 20)
-    assert prefetches.names == []
