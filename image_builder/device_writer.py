@@ -140,21 +140,26 @@ class DeviceWriter:
     def _take(self, cut: CutSegment, extent: _Extent) -> Future[Placement] | None:
         """Store the segment's new chunks and return the last of them."""
         start = 0
-        last_new = None
+        new: list[memoryview] = []
+        names: list[ChunkDigest] = []
+        seen: set[ChunkDigest] = set()
         for end, digest in zip(cut.ends, cut.digests, strict=True):
             extent.chunks.append((end - start, digest))
-            if digest in self._stored:
+            if digest in self._stored or digest in seen:
                 self._repeated += 1
             elif (borrowed := self._base.find(digest)) is not None:
                 self._stored[digest] = borrowed
                 self._borrowed += 1
             else:
-                last_new = self._packs.submit(cut.buffer[start:end])
-                self._stored[digest] = last_new
-                self._new += 1
+                new.append(cut.buffer[start:end])
+                names.append(digest)
+                seen.add(digest)
             start = end
         extent.size += start
-        return last_new
+        self._new += len(new)
+        placed = self._packs.submit(new)
+        self._stored.update(zip(names, placed, strict=True))
+        return placed[-1] if placed else None
 
     def _close(self, segment: Segment, extent: _Extent) -> None:
         """Give a complete group or file its place."""

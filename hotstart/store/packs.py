@@ -16,6 +16,7 @@ import hashlib
 import os
 import threading
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -54,6 +55,10 @@ def compress(content: Writable) -> tuple[Content | bytearray, bool]:
     return stored, False
 
 
+def _compress_all(contents: Sequence[Writable]) -> list[tuple[Content | bytearray, bool]]:
+    return [compress(content) for content in contents]
+
+
 def decode(stored: Content, raw: bool, length: int) -> Content:
     """Return the ``length`` bytes of a stored chunk, unverified. Raises ChunkInvalid."""
     if raw:
@@ -90,6 +95,14 @@ class Placement:
     raw: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Chunks that are compressed by one thread, and who waits for their places."""
+
+    stored: Future[list[tuple[Content | bytearray, bool]]]
+    placed: list[Future[Placement]]
+
+
 @dataclass(slots=True)
 class _OpenPack:
     parts: list[Content | bytearray]
@@ -114,9 +127,8 @@ class PackWriter:
         self._compressors = ThreadPoolExecutor(count, "compress")
         self._uploaders = ThreadPoolExecutor(_UPLOADS, "store-pack")
         self._upload_slots = threading.Semaphore(_UPLOADS)
-        self._waiting: deque[tuple[Future[tuple[Content | bytearray, bool]], Future[Placement]]]
-        self._waiting = deque()
-        self._limit = 8 * count
+        self._waiting: deque[_Batch] = deque()
+        self._limit = 2 * count
         self._open = _new_pack()
         self._stored: list[Future[Descriptor]] = []
         self._closed = False
@@ -132,23 +144,26 @@ class PackWriter:
     ) -> None:
         self._close()
 
-    def submit(self, content: Writable) -> Future[Placement]:
-        """Take one chunk, which must not change until its future is done.
+    def submit(self, contents: Sequence[Writable]) -> list[Future[Placement]]:
+        """Take chunks, which must not change until their futures are done; one core compresses all.
 
-        Blocks while many chunks wait for a core or full packs wait for the store. The future is
+        Blocks while many batches wait for a core or full packs wait for the store. The futures are
         done at the latest when finish() returns. Raises what storing an earlier pack raised.
         """
-        placed: Future[Placement] = Future()
+        placed: list[Future[Placement]] = [Future() for _ in contents]
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pack writer is closed")
-            self._waiting.append((self._compressors.submit(compress, content), placed))
+            if placed:
+                self._waiting.append(
+                    _Batch(self._compressors.submit(_compress_all, contents), placed)
+                )
             self._place(leave=self._limit)
         return placed
 
     def add(self, content: Writable) -> Placement:
         """Take one chunk and return where it lies. For callers that need no parallel work."""
-        placed = self.submit(content)
+        (placed,) = self.submit([content])
         with self._lock:
             self._place(leave=0)
         return placed.result()
@@ -168,13 +183,17 @@ class PackWriter:
         return packs
 
     def _place(self, *, leave: int) -> None:
-        """Lay out chunks in order: those already compressed, and all but the last ``leave``."""
-        while self._waiting and (self._waiting[0][0].done() or len(self._waiting) > leave):
-            compressed, placed = self._waiting.popleft()
+        """Lay out batches in order: those already compressed, and all but the last ``leave``."""
+        while self._waiting and (self._waiting[0].stored.done() or len(self._waiting) > leave):
+            batch = self._waiting.popleft()
+            placed = iter(batch.placed)
             try:
-                placed.set_result(self._append(*compressed.result()))
+                for stored, raw in batch.stored.result():
+                    placement = self._append(stored, raw)
+                    next(placed).set_result(placement)
             except BaseException as err:
-                placed.set_exception(err)
+                for left in placed:
+                    left.set_exception(err)
                 raise
 
     def _append(self, stored: Content | bytearray, raw: bool) -> Placement:
@@ -208,6 +227,7 @@ class PackWriter:
         self._closed = True
         while self._waiting:
             # Nobody may wait for a place that will never be given.
-            self._waiting.popleft()[1].cancel()
+            for placed in self._waiting.popleft().placed:
+                placed.cancel()
         self._compressors.shutdown(cancel_futures=True)
         self._uploaders.shutdown(cancel_futures=True)

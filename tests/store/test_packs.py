@@ -28,7 +28,7 @@ CHUNKS = [
 
 def write(blobs, threads, target_size=100_000):
     with PackWriter(blobs, target_size=target_size, threads=threads) as writer:
-        futures = [writer.submit(chunk) for chunk in CHUNKS]
+        futures = [writer.submit([chunk])[0] for chunk in CHUNKS]
         packs = writer.finish()
     return packs, [future.result() for future in futures]
 
@@ -86,7 +86,7 @@ def test_no_chunk_makes_no_pack():
 
 def test_a_store_that_fails_fails_the_writer():
     with PackWriter(FaultyBlobs(MemoryBlobs(), "timeout"), threads=2) as writer:
-        writer.submit(b"chunk")
+        writer.submit([b"chunk"])
         with pytest.raises(StoreUnavailable):
             writer.finish()
 
@@ -98,7 +98,7 @@ def test_a_failed_upload_stops_a_long_writer_early():
         with PackWriter(faulty, target_size=10_000, threads=2) as writer:
             for _ in range(10):
                 for chunk in CHUNKS:
-                    writer.submit(chunk)
+                    writer.submit([chunk])
             writer.finish()
 
     with pytest.raises(StoreUnavailable):
@@ -116,7 +116,7 @@ def test_leaving_by_an_exception_stores_nothing_more():
 
     def stop():
         with PackWriter(blobs, threads=2) as writer:
-            futures.extend(writer.submit(b"chunk") for _ in range(5))
+            futures.extend(writer.submit([b"chunk"])[0] for _ in range(5))
             raise Stop
 
     with pytest.raises(Stop):
@@ -130,7 +130,7 @@ def test_a_closed_writer_takes_no_chunk():
     with PackWriter(MemoryBlobs()) as writer:
         writer.finish()
         with pytest.raises(RuntimeError, match="closed"):
-            writer.submit(b"late")
+            writer.submit([b"late"])
 
 
 def test_what_does_not_compress_is_stored_as_it_is():
