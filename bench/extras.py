@@ -3,8 +3,8 @@
 Both sides are warm: each is read once before it is measured, and the two alternate. Reads are the
 largest files of the tree, in sequence, by one thread, out of a page cache that such a read has
 filled: how fast cached pages are read depends on how large they are, and so on who read them
-first, which for the mount may have been a restore and for ext4 the unpacking. Imports run in a container of the same
-runtime, once from the mounted image and once from the unpacked tree.
+first, which for the mount may have been a restore and for ext4 the unpacking. Imports run in a
+container of the same runtime, once from the mounted image and once from the unpacked tree.
 """
 
 from __future__ import annotations
