@@ -93,6 +93,8 @@ class BackgroundInstaller:
     def _next_space(self, finished: bool) -> AddressSpace | None:
         """Bring a run to the front that has a process; drop those that will have none."""
         loaded = self._loader.loaded
+        if not self._spaces and not finished:
+            return None
         for _ in range(len(loaded)):
             space = self._space_of(loaded[0])
             if space is not None:

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from hotstart.core.errors import UserError
 from runtime.accounts import Account, resolve_user
+from runtime.bundle import exec_process, write_bundle
+from runtime.container_directory import ContainerDirectory
 from runtime.container_spec import ContainerSpec, Volume
 from runtime.oci_spec import (
     DEFAULT_PATH,
@@ -187,3 +189,23 @@ def test_name_servers_are_those_a_container_can_reach(tmp_path, host, resolved, 
             (tmp_path / name).write_text(content)
     found = host_resolver("GW", tmp_path / "host", tmp_path / "resolved")
     assert (found.text, found.behind_gateway) == (text, behind)
+
+
+def test_a_bundle_without_look_up_names_the_user_and_exec_finds_it(tmp_path):
+    directory = ContainerDirectory(tmp_path / "c")
+    directory.create()
+    etc = directory.rootfs / "etc"
+    etc.mkdir()
+    write_bundle(
+        directory,
+        ContainerSpec(name="c", argv=("a",)),
+        {"config": {"User": "app"}},
+        netns=tmp_path / "net",
+        cgroup="/g",
+        look_up_user=False,
+    )
+    (etc / "passwd").write_text("app:x:1234:77::/home/app:/bin/sh\n")
+    (etc / "group").write_text("extra:x:88:app\n")
+    process = exec_process(directory, ["id"])
+    assert process["user"] == {"uid": 1234, "gid": 77, "additionalGids": [88]}
+    assert exec_process(directory, ["id"], user="5:6")["user"]["uid"] == 5
