@@ -67,7 +67,7 @@ class SmallDevice:
                 at = number * CHUNK_PAGES * PAGE
                 piece = source.randbytes(CHUNK_PAGES * PAGE)
                 self.content[at : at + len(piece)] = piece
-                placed.append((at, piece, packs.submit(piece)))
+                placed.append((at, piece, packs.submit([piece])[0]))
             self.packs = packs.finish()
         chunks = [
             Chunk(at, len(piece), p.pack, p.offset, p.stored_length, p.raw, chunk_digest(piece))
