@@ -41,7 +41,7 @@ class LimitExceeded(UserError):
     def __init__(self, source: str, what: str, limit: int) -> None:
         super().__init__(
             f"{source}: {what} exceeds the limit of {limit}",
-            "raise the limit if the source can be trusted",
+            "if it can be trusted, build it from Python with larger Limits (image_builder.limits)",
         )
         self.source = source
         self.limit = limit

@@ -37,6 +37,7 @@ class LayerMerge:
         self.tree = Tree()
         self._limits = limits
         self._entries = 0
+        self._devices = 0
 
     def apply(self, members: Iterable[TarMember], archive: str) -> None:
         """Put one layer over the tree. Raises SourceInvalid or LimitExceeded.
@@ -59,6 +60,9 @@ class LayerMerge:
             self._entries += 1
             if self._entries > self._limits.entries:
                 raise LimitExceeded(archive, "the number of entries", self._limits.entries)
+            self._devices += stat.S_ISCHR(member.mode) or stat.S_ISBLK(member.mode)
+            if self._devices > self._limits.devices:
+                raise LimitExceeded(archive, "the number of device nodes", self._limits.devices)
             path = safe_path(member.name, archive, self._limits)
             if path.rpartition(b"/")[2].startswith(WHITEOUT):
                 whiteouts.append(path)

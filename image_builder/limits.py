@@ -16,6 +16,8 @@ class Limits:
 
     entries: int = 8_000_000
     """Entries of all layers, or of the directory tree."""
+    devices: int = 4096
+    """Device nodes of all layers; a whole /dev has some hundreds."""
     layer_size: int = 512 * GIB
     """One layer, uncompressed."""
     file_size: int = 16 * 1024 * GIB

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_builder.archive_file import open_archive
-from image_builder.errors import SourceInvalid
+from image_builder.errors import LimitExceeded, SourceInvalid
 from image_builder.layer_merge import LayerMerge
 from image_builder.limits import Limits
 from image_builder.tar_reader import TarMember, read_members
@@ -17,8 +17,8 @@ from image_builder.tree import NO_XATTRS
 from tests.image_builder.archives import directory, hard_link, layer, link, member
 
 
-def merged(tmp_path, *layers):
-    merge = LayerMerge(Limits())
+def merged(tmp_path, *layers, limits=Limits()):  # noqa: B008 (a value)
+    merge = LayerMerge(limits)
     with ExitStack() as stack:
         for number, content in enumerate(layers):
             path = tmp_path / f"{number}.tar"
@@ -89,6 +89,13 @@ def test_a_parent_that_is_a_link_of_a_lower_layer_is_followed_inside_the_root(tm
 def test_hard_links_are_one_inode(tmp_path):
     tree = merged(tmp_path, layer(member("a", content=b"x")), layer(hard_link("b", "a")))
     assert tree.get(b"a") is tree.get(b"b")
+
+
+def test_a_bomb_of_device_nodes_is_refused(tmp_path):
+    nodes = [member(f"dev/n{n}", kind=tarfile.BLKTYPE, devmajor=8, devminor=n) for n in range(6)]
+    assert len(merged(tmp_path, layer(*nodes), limits=Limits(devices=6)).get(b"dev").children) == 6
+    with pytest.raises(LimitExceeded, match="number of device nodes"):
+        merged(tmp_path, layer(*nodes), limits=Limits(devices=5))
 
 
 def test_missing_parents_belong_to_root(tmp_path):
