@@ -25,7 +25,7 @@ def verify(settings: Settings, reference: str, trust_unsigned: bool) -> None:
     with progress() as sink:
         result = Verifier(store, trusted, sink).check(name)
     if result.problems:
-        for problem in result.problems:
+        for problem in result.problems[1:]:  # the first one is in the error's own sentence
             say(f"hotstart: {name}: {problem}")
         raise VerificationFailed(name, result.problems)
     if settings.json:
