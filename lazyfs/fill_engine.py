@@ -104,14 +104,14 @@ class FillEngine:
             self._submit_demand(task, fault)
         if tasks:
             self._count_demand(tasks[0], fault)
-            self._fetch_around(fault, packs)
+            self._beside.submit(partial(self._fetch_around, fault, packs))
             self._run_demand(tasks[0])
 
     def _fetch_around(self, fault: Fault, packs: Packs) -> None:
-        """Queue what lies around a miss; its own chunks are on their way already."""
-        if self._around is None:
-            return
+        """Queue what lies around a miss, which waits for none of it, nor for the table."""
         device = fault.device
+        if self._around is None or device.closed:
+            return
         missed = Span(fault.first_page * PAGE, fault.pages * PAGE)
         window = self._around.window(device.device_id, missed, device.spec.pages * PAGE)
         for part in window.split(AROUND_REQUEST_BYTES):
@@ -119,6 +119,7 @@ class FillEngine:
                 self._beside.submit(partial(self._run_beside, task))
 
     def _run_beside(self, task: Task) -> None:
+        self.give_way()
         mine, _ = self.claims.claim_task(task, lambda *_: None)
         if mine:
             self.run_prefetch(task)

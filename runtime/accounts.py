@@ -43,6 +43,12 @@ def resolve_user(rootfs: Path, wanted: str) -> Account:
     return Account(uid, gid, _supplementary(rootfs, name), home)
 
 
+def numeric_account(wanted: str) -> Account | None:
+    """Return the account for ``UID:GID``, both numbers, without looking anything up; else None."""
+    user, _, group = wanted.partition(":")
+    return Account(int(user), int(group)) if _is_id(user) and _is_id(group) else None
+
+
 def _group(rootfs: Path, group: str, wanted: str) -> int:
     entry = _find(rootfs, "group", group)
     return int(entry[2]) if entry is not None else _number(group, "group", wanted)

@@ -16,7 +16,7 @@ from typing import Any
 
 from hotstart.core.errors import NotFound
 from hotstart.kernel.cgroup import hierarchies
-from runtime.accounts import Account, resolve_user
+from runtime.accounts import Account, numeric_account, resolve_user
 from runtime.container_directory import ContainerDirectory
 from runtime.container_spec import ContainerSpec
 from runtime.oci_spec import (
@@ -29,8 +29,6 @@ from runtime.oci_spec import (
 )
 
 _OPEN_FILES = (65_536, 1_048_576)
-_USER = "io.hotstart.user"
-"""Annotation: who the first process is, as the image or the command line says it."""
 
 
 def write_bundle(
@@ -45,15 +43,16 @@ def write_bundle(
 ) -> Process:
     """Write config.json and return the process it starts.
 
-    Without ``look_up_user`` nothing is read of the root file system, whose pages may have to be
-    fetched: a restored process has its identity already, and ``exec_process`` looks it up.
+    Without ``look_up_user`` a user given as UID:GID is taken as it is: snapshots name it so, and
+    nothing is read of a root file system whose pages may have to be fetched first.
 
     Raises ImageWithoutCommand, NotFound for a volume whose source is missing, UserError for an
     unknown user.
     """
     _check_volumes(spec)
     process = resolve_process(spec, image_config)
-    account = resolve_user(directory.rootfs, process.user) if look_up_user else Account(0, 0)
+    account = None if look_up_user else numeric_account(process.user)
+    account = account or resolve_user(directory.rootfs, process.user)
     host = HostSide(
         rootfs=str(directory.rootfs),
         dev=str(directory.dev),
@@ -64,10 +63,7 @@ def write_bundle(
         swap_limit=_can_limit_swap(),
         criu_config=str(criu_config) if criu_config else None,
     )
-    config = runtime_config(spec, process, account, host)
-    if not look_up_user:
-        config["annotations"] = {**config["annotations"], _USER: process.user}
-    write_config(directory, config)
+    write_config(directory, runtime_config(spec, process, account, host))
     return process
 
 
@@ -101,10 +97,10 @@ def exec_process(
 
     Raises UserError for a user that the container does not have.
     """
-    config = read_config(directory)
-    first = config["process"]
+    first = read_config(directory)["process"]
     if user is None:
-        account = _account_of(directory, config)
+        who = first["user"]
+        account = Account(who["uid"], who["gid"], tuple(who.get("additionalGids", ())))
         inherited = first["env"]
     else:
         account = resolve_user(directory.rootfs, user)
@@ -115,15 +111,6 @@ def exec_process(
     )
     limit = next(r for r in first["rlimits"] if r["type"] == "RLIMIT_NOFILE")
     return process_config(process, account, (limit["soft"], limit["hard"]))
-
-
-def _account_of(directory: ContainerDirectory, config: Mapping[str, Any]) -> Account:
-    """Return who the first process is, looked up now if the bundle was written without it."""
-    wanted = config.get("annotations", {}).get(_USER)
-    if wanted is not None:
-        return resolve_user(directory.rootfs, wanted)
-    who = config["process"]["user"]
-    return Account(who["uid"], who["gid"], tuple(who.get("additionalGids", ())))
 
 
 def open_files_limit() -> tuple[int, int]:

@@ -39,6 +39,7 @@ from runtime.runc import Runc
 from runtime.snapshot_files import DUMP
 from runtime.thaw import Thawed, ThawPlan, thaw
 from snapshotter.bundle_builder import MemoryExtent, Recording
+from snapshotter.condemn import failure_of
 from snapshotter.golden import Answer, GoldenRequest, compare
 
 log = get_logger(__name__)
@@ -225,6 +226,9 @@ class Rehearsal:
         for one in asked:
             if (err := one.exception()) is not None:
                 log.info("rehearsal_at_once", reason=str(err))
+        lost = failure_of(plan.directory.criu)
+        if lost is not None:
+            raise RehearsalFailed(lost)
 
 
 def ask(

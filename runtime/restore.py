@@ -175,8 +175,11 @@ class Restorer:
 
     def _is_local(self, snapshot: LoadedSnapshot) -> bool:
         """Tell whether nothing of either image is left to fetch."""
-        images = self._tools.images
-        return all(images.is_local(one) for one in (snapshot.mount_spec(), snapshot.image_spec()))
+        images, specs = self._tools.images, (snapshot.mount_spec(), snapshot.image_spec())
+        try:
+            return all(images.is_local(one) for one in specs)
+        except (HotstartError, OSError):
+            return False  # the container runs: nothing may fail any more
 
     def _touches(self, snapshot: LoadedSnapshot) -> int:
         """Count what was asked for of both images, by whoever uses them."""

@@ -66,7 +66,9 @@ class BackgroundInstaller:
                 return prepared
             batch = self._batches.popleft()
             if progress is Progress.OUTDATED:
-                self._loader.loaded.extendleft(reversed(batch.runs))
+                # Looked up anew, and next again: its turn must not wait for all the others'.
+                fresh = InstallBatch(batch.space, batch.runs, self._counters)
+                self._batches.appendleft(fresh)
             self._counters.mark("first_installed")
         if not self.waiting and self._spaces:
             self._counters.mark("working_set")

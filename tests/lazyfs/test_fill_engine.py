@@ -374,3 +374,23 @@ def test_surroundings_whose_store_stumbles_harm_nobody(small):
     with small.engine(blobs, around=ReadAround()) as (engine, device):
         assert Reader(engine, device, 5, 1).bytes() == expected(small, 5, 1)
         assert Reader(engine, device, 20, 4).bytes() == expected(small, 20, 4)
+
+
+def test_a_table_that_cannot_tell_the_surroundings_harms_no_reader(small):
+    with small.engine(around=ReadAround()) as (engine, device):
+        table = device.table()
+        asked = []
+
+        class Narrow:
+            packs = table.packs
+
+            def between(self, span):
+                asked.append(span.length)
+                if span.length > PAGE:
+                    raise StoreDenied("mem://", "no more of the table")
+                return table.between(span)
+
+        device.table = Narrow
+        assert Reader(engine, device, 5, 1).bytes() == expected(small, 5, 1)
+        wait_until(lambda: any(length > PAGE for length in asked))
+        assert Reader(engine, device, 20, 1).bytes() == expected(small, 20, 1)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hotstart.core.errors import UserError
 from runtime.accounts import Account, resolve_user
-from runtime.bundle import exec_process, write_bundle
+from runtime.bundle import exec_process, read_config, write_bundle
 from runtime.container_directory import ContainerDirectory
 from runtime.container_spec import ContainerSpec, Volume
 from runtime.oci_spec import (
@@ -191,21 +191,19 @@ def test_name_servers_are_those_a_container_can_reach(tmp_path, host, resolved, 
     assert (found.text, found.behind_gateway) == (text, behind)
 
 
-def test_a_bundle_without_look_up_names_the_user_and_exec_finds_it(tmp_path):
+def test_a_numeric_user_needs_no_file_of_the_root_and_no_file_changes_it(tmp_path):
     directory = ContainerDirectory(tmp_path / "c")
     directory.create()
-    etc = directory.rootfs / "etc"
-    etc.mkdir()
+    (directory.rootfs / "etc").mkdir()
+    (directory.rootfs / "etc/passwd").write_text("1234:x:0:0::/:/bin/sh\n")
     write_bundle(
         directory,
         ContainerSpec(name="c", argv=("a",)),
-        {"config": {"User": "app"}},
+        {"config": {"User": "1234:77"}},
         netns=tmp_path / "net",
         cgroup="/g",
         look_up_user=False,
     )
-    (etc / "passwd").write_text("app:x:1234:77::/home/app:/bin/sh\n")
-    (etc / "group").write_text("extra:x:88:app\n")
-    process = exec_process(directory, ["id"])
-    assert process["user"] == {"uid": 1234, "gid": 77, "additionalGids": [88]}
-    assert exec_process(directory, ["id"], user="5:6")["user"]["uid"] == 5
+    expected = {"uid": 1234, "gid": 77, "additionalGids": []}
+    assert read_config(directory)["process"]["user"] == expected
+    assert exec_process(directory, ["id"])["user"] == expected
