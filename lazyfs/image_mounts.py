@@ -76,7 +76,6 @@ class MountStats:
     bytes_local: int
     bytes_fetched: int
     faults: int
-    misses: int
     counters: dict[str, Any]
 
 
@@ -381,6 +380,5 @@ def _stats(entry: _Entry, devices: dict[str, dict[str, Any]]) -> MountStats:
         total("bytes_local"),
         total("fetched_bytes"),
         total("faults"),
-        total("demand_requests"),
         own[0] if own else {},
     )
