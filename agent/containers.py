@@ -132,8 +132,7 @@ class Containers:
         """End a container whose files nobody serves any more: what it reads next may be zeros."""
         entry.record = replace(entry.record, reason=HANDLES_LOST)
         log.error("container_condemned", container=entry.record.name, image=manifest[:12])
-        with suppress(HotstartError):
-            self.runc(entry.record.name).kill(everyone=True)
+        self.group(entry.record.name).kill()
 
     @contextmanager
     def starting(self, record: ContainerRecord) -> Iterator[Start]:
@@ -177,7 +176,7 @@ class Containers:
         if not entry.finished.is_set():
             life.stop(
                 entry.directory,
-                self.runc(name),
+                self.group(name),
                 stop_signal=entry.record.stop_signal,
                 grace_s=grace_s,
             )
@@ -272,7 +271,8 @@ class Containers:
         ended = entry.record.stage == "ended"
         return entry.record.view(None if ended else life.status(entry.directory))
 
-    def _group(self, name: str) -> Group:
+    def group(self, name: str) -> Group:
+        """Return a container's control group, which need not exist."""
         return self._tools.cgroup_parent.child(name)
 
     def _watch(self, entry: _Entry) -> None:
@@ -316,7 +316,7 @@ class Containers:
             life.tear_down,
             entry.directory,
             Runc(self._tools.programs, entry.directory),
-            self._group(record.name),
+            self.group(record.name),
         )
 
     def _close_session(self, session: str) -> None:
@@ -327,7 +327,7 @@ class Containers:
         condemned = failure_of(entry.directory.criu) or entry.record.reason
         if condemned:
             return condemned
-        return OUT_OF_MEMORY if life.out_of_memory(self._group(entry.record.name)) else ""
+        return OUT_OF_MEMORY if life.out_of_memory(self.group(entry.record.name)) else ""
 
     def _discard(self, entry: _Entry) -> None:
         """Undo a start that came to nothing: processes, mounts, directory, record."""
@@ -354,9 +354,7 @@ class Start:
 
     def kill(self) -> None:
         """End what runs of it already; whoever waits for it to become ready then gives up."""
-        with suppress(HotstartError):
-            runc = Runc(self._containers._tools.programs, self._entry.directory)
-            runc.kill(everyone=True)
+        self._containers.group(self._entry.record.name).kill()
 
     def commit(self, record: ContainerRecord, mounted: tuple[Mounted, ...]) -> None:
         """Make it a running container that owns what ``record`` says, and ``mounted``."""

@@ -20,12 +20,14 @@ from hotstart.core.errors import HotstartError, UserError
 from hotstart.core.log import get_logger
 from hotstart.core.phases import Phases
 from hotstart.core.progress import Progress, ProgressSink
+from hotstart.kernel.cgroup import Group
 from hotstart.store.manifest import ImageManifest, SnapshotManifest
 from hotstart.store.references import ReferenceName
 from hotstart.store.signing import NodeKey, sign
 from hotstart.store.snapshot_config import SnapshotConfig
 from hotstart.store.stack import Store
 from image_builder.options import BuiltTree
+from runtime.adoption import adopt
 from runtime.bundle import read_config
 from runtime.container_directory import ContainerDirectory
 from runtime.container_spec import ContainerSpec
@@ -127,6 +129,7 @@ class Capturer:
         name = ReferenceName.parse(reference)
         env = environment(subject.spec, self._tools.thaw.front)
         runc = Runc(self._tools.thaw.programs, subject.directory, env=env)
+        adopt(subject.directory, runc)
         require_running(runc, subject)
         require_image(store, subject)
         with phases.phase("resident"):
@@ -147,7 +150,7 @@ class Capturer:
                         runc.resume()
                 raise
         if not leave_running:
-            _end(subject, runc)
+            _end(subject)
         return replace(captured, frozen_ms=frozen_ms)
 
     def _ask_goldens(
@@ -274,12 +277,9 @@ class Capturer:
         return difference is not None
 
 
-def _end(subject: Subject, runc: Runc) -> None:
+def _end(subject: Subject) -> None:
     """Kill the paused container; block until the monitor has noted its exit, for a while."""
-    runc.kill(everyone=True)
-    # Some releases of runc thaw what they kill, others leave that to the caller.
-    with suppress(RuncFailed):
-        runc.resume()
+    Group.named(read_config(subject.directory)["linux"]["cgroupsPath"]).kill()
     deadline = time.monotonic() + _END_S
     while not subject.directory.exit_file.exists() and time.monotonic() < deadline:
         time.sleep(0.005)

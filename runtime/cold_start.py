@@ -29,7 +29,7 @@ from lazyfs.plans import EverythingPlan, Plan, TracePlan
 from lazyfs.spec import MountSpec
 from runtime.bundle import write_bundle
 from runtime.conmon import Conmon
-from runtime.container_directory import ContainerDirectory
+from runtime.container_directory import ContainerDirectory, running_process
 from runtime.container_spec import ContainerSpec
 from runtime.containers import tear_down
 from runtime.dev_shm import mount_dev_shm
@@ -38,7 +38,7 @@ from runtime.links import Network
 from runtime.loaded_image import LoadedImage, load_image
 from runtime.network import NetworkPool
 from runtime.oci_spec import Process, resolve_process
-from runtime.readiness import parse_probe, running_process, wait_ready
+from runtime.readiness import parse_probe, wait_ready
 from runtime.rootfs import mount_rootfs, write_host_files
 from runtime.runc import Programs, Runc
 from runtime.snapshot_files import write_criu_config

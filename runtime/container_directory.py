@@ -19,6 +19,7 @@ from pathlib import Path
 
 from hotstart.core.errors import HotstartError
 from hotstart.kernel.mounts import mounts_below, unmount
+from hotstart.kernel.pidfd import ProcessIdentity
 from runtime.container_spec import check_name
 
 
@@ -148,3 +149,11 @@ class ContainerDirectory:
             raise StillMounted(f"{left[0].target} is still mounted; container files are kept")
         if self.path.exists():
             shutil.rmtree(self.path)
+
+
+def running_process(directory: ContainerDirectory) -> ProcessIdentity | None:
+    """Return the container's first process, or None if it has ended."""
+    try:
+        return ProcessIdentity.of(int(directory.pid_file.read_text()))
+    except (FileNotFoundError, ValueError):
+        return None

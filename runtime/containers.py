@@ -18,11 +18,10 @@ from typing import Literal
 from hotstart.core.errors import HotstartError, UserError
 from hotstart.core.log import get_logger
 from hotstart.kernel.cgroup import Group
-from hotstart.kernel.pidfd import ProcessIdentity
+from hotstart.kernel.pidfd import ProcessIdentity, send_signal
 from hotstart.kernel.pidfd import wait as wait_process
-from runtime.container_directory import ContainerDirectory
-from runtime.readiness import running_process
-from runtime.runc import NotRunning, Runc
+from runtime.container_directory import ContainerDirectory, running_process
+from runtime.runc import Runc
 
 log = get_logger(__name__)
 
@@ -84,7 +83,7 @@ def wait(
 
 def stop(
     directory: ContainerDirectory,
-    runc: Runc,
+    group: Group,
     *,
     stop_signal: str = "SIGTERM",
     grace_s: float = DEFAULT_GRACE_S,
@@ -99,14 +98,14 @@ def stop(
         return now
     number = signal_number(stop_signal)
     if takes_signal(now.pid, number):
-        with contextlib.suppress(NotRunning):
-            runc.kill(number)
+        process = running_process(directory)
+        if process is not None:
+            send_signal(process, number)
         now = _wait_until(directory, grace_s)
         if now.state == "stopped":
             return now
     log.info("container_killed", container=directory.name, grace_s=grace_s)
-    with contextlib.suppress(NotRunning):
-        runc.kill(signal.SIGKILL, everyone=True)
+    group.kill()
     now = _wait_until(directory, _KILL_S)
     if now.state != "stopped":
         raise ContainerStuck(
@@ -122,9 +121,17 @@ def tear_down(directory: ContainerDirectory, runc: Runc, group: Group) -> None:
     Kills what still runs. The directory's files (log, exit status) stay. Idempotent.
     """
     try:
-        runc.delete(force=True)
+        end_processes(runc, group)
     finally:
         directory.unmount_all()
+
+
+def end_processes(runc: Runc, group: Group) -> None:
+    """Kill whatever runs of a container; remove runc's state and the control group. Idempotent."""
+    try:
+        runc.delete(force=True)
+    finally:
+        group.kill()
         if not group.remove():
             group.kill()
             group.remove()

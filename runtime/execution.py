@@ -22,6 +22,7 @@ from typing import Any
 
 from hotstart.core.run import PIPE, Process, TimeoutExpired, spawn
 from hotstart.kernel.pidfd import ProcessIdentity, send_signal
+from runtime.adoption import adopt
 from runtime.container_directory import ContainerDirectory
 from runtime.runc import Runc, failure
 
@@ -98,6 +99,7 @@ def execute(
     process: Mapping[str, Any],
 ) -> Iterator[Execution]:
     """Start a program (``bundle.exec_process``) in the container; the end of the block kills it."""
+    adopt(directory, runc)
     scratch = Path(tempfile.mkdtemp(prefix="exec-", dir=directory.path))
     try:
         spec, pid_file = scratch / "process.json", scratch / "pid"

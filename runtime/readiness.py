@@ -28,7 +28,7 @@ from hotstart.core.errors import HotstartError, UserError
 from hotstart.kernel.namespaces import call_in_network
 from hotstart.kernel.pidfd import ProcessIdentity, opened, wait_fd
 from runtime.bundle import exec_process
-from runtime.container_directory import ContainerDirectory
+from runtime.container_directory import ContainerDirectory, running_process
 from runtime.execution import execute
 from runtime.links import Network
 from runtime.logs import last_lines
@@ -183,14 +183,6 @@ def wait_ready(
         )
     if reason is not None:
         raise NotReady(directory.name, _with_end(directory, reason), last_lines(directory))
-
-
-def running_process(directory: ContainerDirectory) -> ProcessIdentity | None:
-    """Return the container's first process, or None if it has ended."""
-    try:
-        return ProcessIdentity.of(int(directory.pid_file.read_text()))
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 _ENDED = "it has ended"

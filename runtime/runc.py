@@ -11,13 +11,13 @@ import contextlib
 import json
 import re
 import shutil
-import signal
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hotstart.core.errors import HotstartError, NotFound, Unsupported, UserError
-from hotstart.core.run import CommandFailed, run
+from hotstart.core.run import CommandFailed, TimeoutExpired, run, spawn
 from runtime.container_directory import ContainerDirectory
 
 _TIMEOUT_S = 60.0
@@ -115,11 +115,43 @@ class Runc:
         directory: ContainerDirectory,
         *,
         env: Mapping[str, str] | None = None,
+        root: Path | None = None,
     ) -> None:
+        self._programs = programs
         self._directory = directory
         self._name = directory.name
-        self._base = [programs.runc, "--root", str(directory.runc_root)]
+        self._root = root or directory.runc_root
+        self._base = [programs.runc, "--root", str(self._root)]
         self._env = dict(env) if env is not None else None
+
+    @property
+    def state_directory(self) -> Path:
+        """What runc keeps of the container."""
+        return self._root / self._name
+
+    def knows_it(self) -> bool:
+        """Whether runc has made the container, or has been told of it (adoption.py)."""
+        return (self.state_directory / "state.json").exists()
+
+    def elsewhere(self, root: Path) -> Runc:
+        """Return the same with another state directory."""
+        return Runc(self._programs, self._directory, env=self._env, root=root)
+
+    def create(self, bundle: Path) -> None:
+        """Create a container that is never started and whose streams lead nowhere."""
+        argv = [*self._base, "create", "--bundle", str(bundle), self._name]
+        with tempfile.TemporaryFile() as words:
+            process = spawn(argv, stdout=words, stderr=words, env=self._env)
+            try:
+                status = process.wait(timeout=_TIMEOUT_S)
+            except TimeoutExpired as err:
+                raise RuncFailed(self._name, "create", "it did not end") from err
+            finally:
+                process.kill()
+                process.wait()
+            if status != 0:
+                words.seek(0)
+                raise failure(self._name, "create", words.read().decode(errors="replace"))
 
     def state(self) -> RuncState:
         """Return the container's state. Raises NotFound if runc has none."""
@@ -136,19 +168,9 @@ class Runc:
         """Let the created container run its program. Raises ProgramNotFound or RuncFailed."""
         self._call("start", self._name)
 
-    def kill(self, number: int = signal.SIGKILL, *, everyone: bool = False) -> None:
-        """Send a signal to the first process, or to all. Raises NotRunning."""
-        options = ["--all"] if everyone else []
-        try:
-            self._call("kill", *options, self._name, str(int(number)))
-        except RuncFailed as err:
-            if "not running" in err.reason or "does not exist" in err.reason:
-                raise NotRunning(self._name) from err
-            raise
-
     def delete(self, *, force: bool = False) -> None:
         """Remove runc's state and the container's cgroup; with ``force`` kill first. Idempotent."""
-        if not self._directory.runc_root.exists():
+        if not self.state_directory.exists():
             return
         options = ["--force"] if force else []
         try:

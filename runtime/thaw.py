@@ -24,15 +24,17 @@ from hotstart.kernel.cgroup import Group
 from hotstart.store.page_runs import Run
 from hotstart.store.snapshot_config import SnapshotConfig
 from runtime.bundle import write_bundle
-from runtime.conmon import Conmon
+from runtime.conmon import Conmon, MonitorFailed
 from runtime.container_directory import ContainerDirectory
 from runtime.container_spec import ContainerSpec
+from runtime.containers import end_processes
 from runtime.dev_shm import mount_dev_shm
+from runtime.direct_restore import DirectRestore
 from runtime.links import Network
 from runtime.rootfs import mount_rootfs, write_host_files
 from runtime.runc import Programs, Runc, RuncFailed
 from runtime.snapshot_files import DUMP, SHM, UPPER, remember_lower_upper, write_criu_config
-from snapshotter.condemn import failure_of
+from snapshotter.condemn import CRIU_ENDED, failure_of
 from snapshotter.criu import CriuFront
 from snapshotter.dump_reasons import explain
 from snapshotter.page_sessions import SessionUnknown
@@ -77,6 +79,8 @@ class ThawTools:
     programs: Programs
     front: CriuFront
     pages: PageSessions
+    around_runc: bool = True
+    """Start CRIU directly where this host can (direct_restore.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,9 +137,9 @@ def thaw(plan: ThawPlan, tools: ThawTools, phases: Phases, undo: ExitStack) -> T
     undo.callback(_close_session, tools.pages, session)
     runc = Runc(tools.programs, directory, env=env)
     # Before the session is closed: whoever waits for memory must be gone first.
-    undo.callback(runc.delete, force=True)
+    undo.callback(end_processes, runc, Group.named(plan.cgroup))
     with phases.phase("criu"):
-        pid = _restore(plan, Conmon(tools.programs, directory, env=env))
+        pid = _restore(plan, tools, env)
     return Thawed(pid, runc, session)
 
 
@@ -243,21 +247,23 @@ def _write_bundle(plan: ThawPlan) -> None:
     )
 
 
-def _restore(plan: ThawPlan, conmon: Conmon) -> int:
-    directory = plan.directory
+def _restore(plan: ThawPlan, tools: ThawTools, env: Mapping[str, str]) -> int:
+    directory, dump = plan.directory, plan.snapshot / DUMP
+    direct = DirectRestore(tools.programs, tools.front, directory)
     try:
-        return conmon.restore(
-            plan.snapshot / DUMP, directory.criu, ["--lazy-pages", "--file-locks"]
-        )
-    except RuncFailed as err:
+        if tools.around_runc and direct.prepare():
+            return direct.restore(dump, RESTORE_LOG, env)
+        conmon = Conmon(tools.programs, directory, env=env)
+        return conmon.restore(dump, directory.criu, ["--lazy-pages", "--file-locks"])
+    except (RuncFailed, MonitorFailed) as err:
         raise RestoreFailed(directory.name, _reason(directory, err)) from err
 
 
-def _reason(directory: ContainerDirectory, error: RuncFailed) -> str:
+def _reason(directory: ContainerDirectory, error: RuncFailed | MonitorFailed) -> str:
     failure = failure_of(directory.criu)
     log = directory.criu / RESTORE_LOG
     if log.is_file():
         found = explain(log.read_text(errors="replace"))
-        if failure is None or not found.what.startswith("CRIU"):
+        if failure in (None, CRIU_ENDED) or not found.what.startswith("CRIU"):
             return str(found)
-    return failure or error.reason
+    return failure or (error.reason if isinstance(error, RuncFailed) else str(error))

@@ -19,6 +19,8 @@ from hotstart.core.log import get_logger
 log = get_logger(__name__)
 
 FAILURE_FILE = "page-failure.json"
+CRIU_ENDED = "CRIU ended before every process was restored"
+"""A failure that says nothing of its own: CRIU's log has the reason."""
 _WAIT_S = 20.0
 
 

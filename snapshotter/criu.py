@@ -3,9 +3,10 @@
 ``CriuOptions`` becomes a configuration file, which runc reads for dumps and restores alike (its
 annotation ``org.criu.config``). ``CriuFront`` is a directory with a program called ``criu`` that
 goes first on runc's PATH. It answers runc's question for the version itself, which saves one start
-of CRIU (6 ms of a restore), and it gives CRIU a /run on tmpfs of its own where the host has none:
-only there does CRIU keep what it finds out about the kernel (criu.kdat, 25-40 ms each start). The
-private /run is seen by CRIU alone; monitor, runc and workers stay in the host's mounts.
+of CRIU (6 ms of a dump), and it gives CRIU a /run on tmpfs of its own where the host has none: only
+there does CRIU keep what it finds out about the kernel (criu.kdat, 25-40 ms each start). The
+private /run is seen by CRIU alone; monitor, runc and workers stay in the host's mounts. Told by an
+``Order`` (criu_order.py), it starts a restore without runc.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ log = get_logger(__name__)
 
 INSTALLED = Path("/opt/hotstart/criu/bin/criu")
 _PLAIN_RUN = "HOTSTART_CRIU_PLAIN_RUN"
+ORDER_VARIABLE = "HOTSTART_CRIU_ORDER"
 _KDAT = "criu.kdat"
 _RUN = Path("/run")
 _CHECK_TIMEOUT_S = 60.0
@@ -49,6 +51,24 @@ if (@ARGV == 2 && $ARGV[0] eq 'swrk' && open(RUNC, '+<&=', $ARGV[1])) {
         exit 0;
     }
     fcntl(RUNC, 2, 0); # F_SETFD: criu inherits the socket
+}
+if (my $order = delete $ENV{'@ORDER@'}) {
+    # See criu_order.py: the control groups to be born in, the network namespace, criu's words.
+    open(my $file, '<:raw', $order) or die "$order: $!";
+    my ($groups, $network, @words) = split /\0/, do { local $/; <$file> };
+    for my $group (split /\n/, $groups) {
+        open(my $procs, '>', $group) or die "$group: $!";
+        print $procs "$$\n";
+        close $procs or die "$group: $!";
+    }
+    open(my $streams, '>', "$order.streams") or die "$order.streams: $!";
+    print $streams join("\n", map { readlink("/proc/self/fd/$_") } 0 .. 2);
+    close $streams or die "$order.streams: $!";
+    open(NETWORK, '<', $network) or die "$network: $!";
+    fcntl(NETWORK, 2, 0);
+    my $number = fileno(NETWORK);
+    s/^fd\[NETWORK\]/fd[$number]/ for @words;
+    @ARGV = @words;
 }
 if (@PRIVATE@ && !$ENV{@PLAIN@}) {
     my ($root, $none, $run, $type, $kdat) = ("/", "none", "/run", "tmpfs", '@KDAT@');
@@ -154,6 +174,16 @@ class CriuFront:
         staged.chmod(0o700)
         staged.replace(target)
 
+    @property
+    def program(self) -> Path:
+        """What stands for runc (and is called criu) where a restore goes around it."""
+        return self.path / "criu"
+
+    @property
+    def takes_orders(self) -> bool:
+        """Whether the front can start a restore without runc: not without perl."""
+        return _calls() is not None
+
     def environment(self, *, plain_run: bool = False) -> dict[str, str]:
         """Return what to add to runc's environment; ``plain_run`` keeps the host's /run in sight.
 
@@ -163,8 +193,8 @@ class CriuFront:
         return {"PATH": search, **({_PLAIN_RUN: "1"} if plain_run else {})}
 
     def _text(self, private: bool) -> str:
-        calls = _SYSCALLS.get(platform.machine())
-        if shutil.which("perl", path="/usr/bin:/bin") is None or calls is None:
+        calls = _calls()
+        if calls is None:
             words = " ".join(f"'{word}'" for word in self._command)
             return f'#!/bin/sh\nexec {words} "$@"\n'
         answer = "".join(f"\\x{byte:02x}" for byte in version_answer(self.version))
@@ -173,6 +203,7 @@ class CriuFront:
             "VERSION": answer,
             "PRIVATE": "1" if private else "0",
             "PLAIN": _PLAIN_RUN,
+            "ORDER": ORDER_VARIABLE,
             "KDAT": str(self.path / _KDAT),
             "UNSHARE": str(calls[0]),
             "MOUNT": str(calls[1]),
@@ -196,6 +227,13 @@ class CriuFront:
             target.write_bytes(call_in_private_mounts(learn))
         except (HotstartError, OSError) as err:
             log.warning("criu_kernel_cache_missing", error=str(err))
+
+
+def _calls() -> tuple[int, int] | None:
+    """Return the numbers of the calls that the front makes, or None where it can't be a program."""
+    if shutil.which("perl", path="/usr/bin:/bin") is None:
+        return None
+    return _SYSCALLS.get(platform.machine())
 
 
 def version_answer(version: CriuVersion) -> bytes:

@@ -141,11 +141,14 @@ _RULES = (
 )
 
 _ERROR = re.compile(r"Error \([^)]*\):\s*(.+)")
+_HARMLESS = re.compile(r"rlimit: Can't setup RLIMIT_NOFILE for self")
+"""CRIU goes on with the limit it has, where it may not raise that."""
 
 
 def explain(log: str) -> Reason:
     """Return why CRIU gave up: the first error line that is known, else its first error."""
     errors = [match[1].strip() for line in log.splitlines() if (match := _ERROR.search(line))]
+    errors = [error for error in errors if not _HARMLESS.search(error)]
     for error in errors:
         for rule in _RULES:
             if rule.pattern.search(error):

@@ -30,7 +30,7 @@ from hotstart.kernel.userfaultfd import FaultDescriptor, PageBuffer
 from snapshotter import criu_connection
 from snapshotter.address_space import BUFFER_BYTES, AddressSpace, SpaceGone
 from snapshotter.background_installer import BackgroundInstaller
-from snapshotter.condemn import Victims, failure_of, record_failure
+from snapshotter.condemn import CRIU_ENDED, Victims, failure_of, record_failure
 from snapshotter.dump_directory import DumpDirectory
 from snapshotter.memory_file import MemoryFile
 from snapshotter.page_counters import PageCounters
@@ -264,7 +264,7 @@ class PageSession(threading.Thread):
             self._disconnect(connection)
         elif isinstance(message, criu_connection.ConnectionLost):
             # The tree may be half made: nothing of it may go on with memory that nobody serves.
-            raise RestoreBroken("CRIU ended before every process was restored")
+            raise RestoreBroken(CRIU_ENDED)
 
     def _disconnect(self, connection: socket.socket) -> None:
         self._poll.unregister(connection)

@@ -145,11 +145,20 @@ class Group:
         return 0
 
     def kill(self) -> int:
-        """Send SIGKILL to every process in the group; returns how many there were."""
-        pids = self.processes()
+        """Send SIGKILL to every process in the group; returns how many there were.
+
+        The oldest goes first: it is the first of its pid namespace, and takes all others along
+        before they could see each other die. Frozen ones end too: in version 1 they would wait to
+        be thawed.
+        """
+        pids = sorted(self.processes())
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        freezer = self.hosts.v1.get("freezer")
+        if freezer is not None:
+            with contextlib.suppress(FileNotFoundError):
+                (freezer / self.path.lstrip("/") / "freezer.state").write_text("THAWED")
         return len(pids)
 
     def remove(self) -> bool:

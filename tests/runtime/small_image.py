@@ -25,6 +25,7 @@ from runtime.capture import Capturer, Subject
 from runtime.conmon import Conmon
 from runtime.container_directory import ContainerDirectory
 from runtime.container_spec import ContainerSpec
+from runtime.containers import end_processes
 from runtime.dev_shm import mount_dev_shm
 from runtime.golden_client import GoldenUnanswered, send
 from runtime.network import NetworkPool
@@ -162,13 +163,13 @@ class SmallNode:
     def container(self, name, volumes=()):
         return Container(self, name, volumes)
 
-    def restore(self, reference, name, volumes=()):
+    def restore(self, reference, name, volumes=(), **limits):
         phases = Phases()
         directory = ContainerDirectory.of(self.root, name)
         directory.create()
         try:
             snapshot = self.restorer.load(self.store, reference, phases)
-            spec = ContainerSpec(name=name, volumes=volumes)
+            spec = ContainerSpec(name=name, volumes=volumes, **limits)
             restored = self.restorer.restore(snapshot, spec, directory, phases)
         except BaseException:
             directory.remove()
@@ -271,7 +272,8 @@ class RestoredContainer:
 
     def __exit__(self, *_):
         env = self.node.front.environment()
-        Runc(self.node.programs, self.directory, env=env).delete(force=True)
+        runc = Runc(self.node.programs, self.directory, env=env)
+        end_processes(runc, self.node.tools.cgroup_parent.child(self.directory.name))
         self.node.pages.close(self.restored.session, force=True)
         self.node.networks.release(self.restored.network)
         self.directory.remove()

@@ -97,7 +97,7 @@ def node(source, tmp_path, pool, container_root):
         try:
             yield SimpleNamespace(started=started, phases=phases, directory=place, runc=runc)
         finally:
-            stop(place, runc, grace_s=0)
+            stop(place, parent.child(spec.name), grace_s=0)
             tear_down(place, runc, parent.child(spec.name))
             started.mount.release()
             pool.release(started.network)

@@ -11,7 +11,7 @@ import pytest
 from runtime import containers
 from runtime.containers import out_of_memory, signal_number, status, stop, takes_signal, wait
 from runtime.logs import LogKeeper, last_lines, pieces, read_log
-from runtime.runc import NotRunning, ProgramNotFound
+from runtime.runc import ProgramNotFound
 
 pytestmark = pytest.mark.kernel
 
@@ -30,7 +30,7 @@ def test_signal_gives_128_and_its_number(start):
     # The first process of a pid namespace ignores signals from inside it (pid_namespaces(7)).
     assert ended.exit_status == 0
     with start("sleep 60") as container:
-        container.runc.kill(signal.SIGKILL)
+        container.group.kill()
         assert wait(container.directory).exit_status == 128 + signal.SIGKILL
 
 
@@ -92,17 +92,17 @@ def test_full_pieces_of_the_log_are_kept(start):
 def test_stop_asks_first(start):
     with start("trap 'echo asked; exit 3' TERM; while :; do sleep 0.05; done") as container:
         _await_loop(container)
-        ended = stop(container.directory, container.runc, grace_s=20)
+        ended = stop(container.directory, container.group, grace_s=20)
         assert ended.exit_status == 3
         assert last_lines(container.directory) == ["asked"]
-        assert stop(container.directory, container.runc) == ended
+        assert stop(container.directory, container.group) == ended
 
 
 def test_stop_kills_what_does_not_listen(start):
     script = "trap 'echo no' TERM; while :; do sleep 0.05; done"
     with start(script) as container:
         _await_loop(container)
-        ended = stop(container.directory, container.runc, grace_s=0.2)
+        ended = stop(container.directory, container.group, grace_s=0.2)
     assert ended.exit_status == 137
 
 
@@ -110,21 +110,14 @@ def test_process_that_cannot_take_the_signal_gets_no_grace(start):
     with start("exec sleep 3600") as container:
         _await_program(container, b"sleep")
         assert not takes_signal(container.pid, signal.SIGTERM)
-        assert stop(container.directory, container.runc, grace_s=3600).exit_status == 137
-
-
-def test_kill_says_when_nothing_runs(start):
-    with start("exit 0") as container:
-        wait(container.directory)
-        with pytest.raises(NotRunning):
-            container.runc.kill(signal.SIGTERM)
+        assert stop(container.directory, container.group, grace_s=3600).exit_status == 137
 
 
 def test_exit_status_survives_the_monitor_dying(start):
     with start("sleep 60") as container:
         monitor = int(container.directory.monitor_pid_file.read_text())
         os.kill(monitor, signal.SIGKILL)
-        container.runc.kill(signal.SIGKILL)
+        container.group.kill()
         ended = wait(container.directory)
     assert ended.exit_status == containers.LOST_STATUS
     assert "monitor" in ended.reason
@@ -189,7 +182,7 @@ def test_exec_that_takes_too_long_leaves_nothing(start):
 
 def test_stopped_container_leaves_nothing_in_the_kernel(start):
     with start("sleep 60") as container:
-        stop(container.directory, container.runc, grace_s=0)
+        stop(container.directory, container.group, grace_s=0)
     assert not [path for path in container.group.directories() if path.exists()]
     assert status(container.directory).exit_status == 137
 

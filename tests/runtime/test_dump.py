@@ -43,7 +43,7 @@ def test_container_is_dumped_and_restored_with_its_streams_apart(start, tmp_path
             lambda: {line.stream for line in read_log(directory)} == {"stdout", "stderr"},
             "a line of each stream",
         )
-        assert stop(directory, runc, grace_s=0).exit_status == 137
+        assert stop(directory, container.group, grace_s=0).exit_status == 137
         lines = [(line.stream, line.data) for line in read_log(directory)]
     # Counting goes on where it was, each stream in its own pipe.
     numbers = [int(data.split()[1]) for stream, data in lines if stream == "stdout"]

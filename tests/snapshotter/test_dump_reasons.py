@@ -41,3 +41,8 @@ def test_an_unknown_message_is_given_as_it_is():
 
 def test_a_log_without_errors_says_so():
     assert "no reason" in str(explain("(00.1) all is well"))
+
+
+def test_an_error_after_which_criu_goes_on_is_no_reason():
+    harmless = "(00.0) Error (criu/rlimit.c:38): rlimit: Can't setup RLIMIT_NOFILE for self: no\n"
+    assert str(explain(harmless + log_of("Something new"))) == "CRIU: Something new"
