@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hotstart.core.errors import Conflict
@@ -61,7 +61,15 @@ def write_host_files(rootfs: Path, hostname: str, resolv_conf: str) -> None:
     hosts = (
         f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
     )
-    contents = {"hostname": f"{hostname}\n", "hosts": hosts, "resolv.conf": resolv_conf}
+    _write(rootfs, {"hostname": f"{hostname}\n", "hosts": hosts, "resolv.conf": resolv_conf})
+
+
+def write_resolver(rootfs: Path, resolv_conf: str) -> None:
+    """Write /etc/resolv.conf for another network; a restored host's other names are its own."""
+    _write(rootfs, {"resolv.conf": resolv_conf})
+
+
+def _write(rootfs: Path, contents: Mapping[str, str]) -> None:
     if not os.path.lexists(rootfs / "etc"):
         (rootfs / "etc").mkdir(mode=0o755)
     for name, content in contents.items():

@@ -31,7 +31,7 @@ from runtime.containers import end_processes
 from runtime.dev_shm import mount_dev_shm
 from runtime.direct_restore import DirectRestore
 from runtime.links import Network
-from runtime.rootfs import mount_rootfs, write_host_files
+from runtime.rootfs import mount_rootfs, write_resolver
 from runtime.runc import Programs, Runc, RuncFailed
 from runtime.snapshot_files import DUMP, SHM, UPPER, remember_lower_upper, write_criu_config
 from snapshotter.condemn import CRIU_ENDED, failure_of
@@ -222,7 +222,7 @@ def _mount(plan: ThawPlan, undo: ExitStack) -> None:
         lowers.insert(0, plan.snapshot / UPPER)
         remember_lower_upper(directory, plan.snapshot / UPPER)
     mount_rootfs(lowers, directory.upper, directory.work, directory.rootfs)
-    write_host_files(directory.rootfs, plan.config.hostname, plan.resolv_conf)
+    write_resolver(directory.rootfs, plan.resolv_conf)
 
 
 def _write_bundle(plan: ThawPlan) -> None:

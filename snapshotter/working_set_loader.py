@@ -2,8 +2,9 @@
 
 While CRIU is still at work on the process, what is local of the working set is read into one arena,
 so that installing it is nothing but system calls. Runs that are not local yet (a start bundle is
-arriving) are tried again; the order is kept among those that are. Beyond the arena's size the rest
-is dropped: those pages are then served at their first fault. One thread owns a loader.
+arriving) are tried again; the order is kept among those that are. Where every memory file is local
+the order has nothing to tell, and the runs are read as few long ones. Beyond the arena's size the
+rest is dropped: those pages are then served at their first fault. One thread owns a loader.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from snapshotter.session_spec import PageRun
 
 ARENA_BYTES = 256 << 20
 _LOOK_AHEAD = 128
+_GAP_PAGES = 4
+"""A few pages too many cost less than one more run: 800 in place of 1,373 for 2 % more pages."""
 
 
 class LoadedRun(NamedTuple):
@@ -30,6 +33,20 @@ class LoadedRun(NamedTuple):
     source: int
 
 
+def joined(order: Sequence[PageRun]) -> list[PageRun]:
+    """Return the runs sorted, those with at most a short gap between them joined."""
+    found: list[PageRun] = []
+    for run in sorted(order):
+        last = found[-1] if found else None
+        end = last.first + last.pages if last else 0
+        if last and last.file == run.file and run.first <= end + _GAP_PAGES:
+            pages = max(end, run.first + run.pages) - last.first
+            found[-1] = PageRun(last.file, last.first, pages)
+        else:
+            found.append(run)
+    return found
+
+
 class WorkingSetLoader:
     """Reads ``order`` out of ``files``; ``loaded`` is what can be installed now."""
 
@@ -38,6 +55,8 @@ class WorkingSetLoader:
         self._unread: deque[tuple[PageRun, int]] = deque()
         self.loaded: deque[LoadedRun] = deque()
         size = 0
+        if all(file.local(0, file.spec.size_bytes) for file in files):
+            order = joined(order)
         for run in order:
             length = run.pages * PAGE
             if size + length > ARENA_BYTES:

@@ -73,6 +73,8 @@ def test_a_restored_container_can_be_captured_whole(node, published):
         assert third.ask(path="/")["memory"] > 0
         assert (first.directory.rootfs / "tmp").exists()
         assert not (third.directory.rootfs / "tmp").exists()
+        assert (first.directory.rootfs / "etc/hosts").exists()
+        assert not (third.directory.rootfs / "etc/hosts").exists()
 
 
 def test_a_published_snapshot_says_what_it_proved(node, published):
