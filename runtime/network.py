@@ -6,9 +6,10 @@ container's end is ``eth0``. Namespaces are kept at ROOT/run/netns/, not /run/ne
 live side by side and a private /run hides none of them.
 
 The pool keeps ``spare`` networks ready: ``acquire`` takes one at once and a thread makes the
-next. ``release`` takes ports back before it returns and destroys the rest in that thread. A
-published port is held by a bound socket for as long as it is published, so that nobody else can
-take it and a port in use is refused. All methods may be called from any thread.
+next, a moment later: whoever takes one is starting a container just now. ``release`` takes ports
+back before it returns and destroys the rest in that thread. A published port is held by a bound
+socket for as long as it is published, so that nobody else can take it and a port in use is refused.
+All methods may be called from any thread.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from runtime.resolver import Resolver, host_resolver
 
 log = get_logger(__name__)
 
+_CALM_S = 0.3
+"""Longer than a restore takes; making a network takes 15 ms of a core."""
+
 
 class NetworkPool:
     """The networks of one agent root. Open it once; ``close`` leaves what is in use as it is."""
@@ -49,7 +53,7 @@ class NetworkPool:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._ready: deque[Network] = deque()
         self._spare = spare
-        self._closed = False
+        self._closing = threading.Event()
         kept = {network.slot: network for network in in_use}
         self._plumber = Plumber(root, self._registry, kept)
         name = root_id(root)
@@ -58,7 +62,7 @@ class NetworkPool:
         self._set_up(list(kept.values()))
         self._worker = threading.Thread(target=self._work, name="network-pool", daemon=True)
         self._worker.start()
-        self._refill()
+        self._jobs.put(self._make_spare)
 
     def _set_up(self, in_use: list[Network]) -> None:
         self._plumber.remove_strangers()
@@ -75,7 +79,7 @@ class NetworkPool:
         """Return a network; release it in the end. Instant while spares last."""
         with self._lock:
             network = self._ready.popleft() if self._ready else None
-        self._refill()
+        self._jobs.put(self._refill)
         return network or self._plumber.build()
 
     def isolated(self) -> Network:
@@ -114,9 +118,9 @@ class NetworkPool:
         With ``remove`` no container may run any more: every network of the root goes.
         """
         with self._lock:
-            if self._closed:
+            if self._closing.is_set():
                 return
-            self._closed = True
+            self._closing.set()
             spares = list(self._ready)
             self._ready.clear()
         for network in spares:
@@ -130,19 +134,24 @@ class NetworkPool:
             self._registry.release_subnet()
 
     def _refill(self) -> None:
-        self._jobs.put(self._make_spare)
+        if self._wants_spare():
+            self._closing.wait(_CALM_S)
+            self._make_spare()
+
+    def _wants_spare(self) -> bool:
+        with self._lock:
+            return not self._closing.is_set() and len(self._ready) < self._spare
 
     def _make_spare(self) -> None:
-        with self._lock:
-            if self._closed or len(self._ready) >= self._spare:
-                return
+        if not self._wants_spare():
+            return
         network = self._plumber.build()
         with self._lock:
-            wanted = not self._closed
+            wanted = not self._closing.is_set()
             if wanted:
                 self._ready.append(network)
         if wanted:
-            self._refill()
+            self._jobs.put(self._make_spare)
         else:
             self._plumber.destroy(network)
 

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import pytest
 
 from hotstart.core.run import run
 from hotstart.kernel.namespaces import call_in_network
+from runtime import network as network_module
 from runtime.container_spec import PortMapping
 from runtime.links import Network, root_id
 from runtime.network import NetworkPool
 from runtime.network_registry import PortInUse
 from runtime.resolver import Resolver
+from tests.snapshotter.restored_tree import wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -228,6 +231,20 @@ def test_many_at_once_get_one_each(pool):
     assert len({network.address for network in networks}) == 6
     for network in networks:
         pool.release(network)
+
+
+def test_no_spare_is_made_while_whoever_took_one_is_starting(tmp_path, monkeypatch):
+    monkeypatch.setattr(network_module, "_CALM_S", 3600)
+    pool = NetworkPool(tmp_path, spare=1)
+    try:
+        wait_for(lambda: pool._ready, "the first spare")
+        taken = pool.acquire()
+        time.sleep(0.2)
+        assert not pool._ready
+        pool.release(taken)
+    finally:
+        pool.close(remove=True)  # and the end waits for nobody's hour
+    assert list((tmp_path / "run" / "netns").iterdir()) == []
 
 
 def test_nothing_is_left(tmp_path):
