@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from hotstart.kernel.criu_check import errors_in
+
 
 @dataclass(frozen=True, slots=True)
 class Reason:
@@ -140,15 +142,10 @@ _RULES = (
     _rule(r"No space left on device", "the disk is full", "make room below the agent's root"),
 )
 
-_ERROR = re.compile(r"Error \([^)]*\):\s*(.+)")
-_HARMLESS = re.compile(r"rlimit: Can't setup RLIMIT_NOFILE for self")
-"""CRIU goes on with the limit it has, where it may not raise that."""
-
 
 def explain(log: str) -> Reason:
     """Return why CRIU gave up: the first error line that is known, else its first error."""
-    errors = [match[1].strip() for line in log.splitlines() if (match := _ERROR.search(line))]
-    errors = [error for error in errors if not _HARMLESS.search(error)]
+    errors = errors_in(log)
     for error in errors:
         for rule in _RULES:
             if rule.pattern.search(error):

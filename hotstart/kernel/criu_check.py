@@ -39,6 +39,9 @@ while True:
 """
 
 _WAIT_S = 20.0
+_ERROR = re.compile(r"Error \([^)]*\):\s*(.+)")
+_HARMLESS = re.compile(r"rlimit: Can't setup RLIMIT_NOFILE for self")
+"""CRIU goes on with the limit it has, where it may not raise that."""
 
 
 class CriuUnfit(Unsupported):
@@ -132,7 +135,8 @@ def _criu(criu: Sequence[str], verb: str, directory: Path, *options: str) -> Non
     try:
         run(argv, timeout_s=_WAIT_S)
     except CommandFailed as err:
-        reason = first_error(log) or str(err)
+        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+        reason = next(iter(errors_in(text)), str(err))
         kernel = os.uname().release
         raise CriuUnfit(
             f"{criu[-1]}: cannot {verb} a process with a listening TCP socket on kernel {kernel}: "
@@ -142,13 +146,10 @@ def _criu(criu: Sequence[str], verb: str, directory: Path, *options: str) -> Non
         raise CriuUnfit(f"{criu[-1]} {verb}: {err}") from err
 
 
-def first_error(log: Path) -> str:
-    """Return the first error line of a CRIU log, which names the cause; empty if there is none."""
-    if not log.is_file():
-        return ""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    errors = [line.partition("Error ")[2] for line in lines if "Error (" in line]
-    return errors[0] if errors else ""
+def errors_in(log: str) -> list[str]:
+    """Return the errors in a CRIU log; the first one names the cause."""
+    found = [match[1].strip() for line in log.splitlines() if (match := _ERROR.search(line))]
+    return [error for error in found if not _HARMLESS.search(error)]
 
 
 def _expect_answer(port: int, token: str, when: str) -> None:

@@ -11,7 +11,7 @@ from hotstart.kernel import features
 from hotstart.kernel.criu_check import (
     CriuUnfit,
     CriuVersion,
-    first_error,
+    errors_in,
     require_fit,
     self_test,
     version,
@@ -103,15 +103,15 @@ def test_a_program_that_is_no_criu_is_refused(tmp_path):
         version([str(tmp_path / "absent")])
 
 
-def test_the_first_error_of_a_log_is_the_reason(tmp_path):
-    log = tmp_path / "dump.log"
-    assert first_error(log) == ""
-    log.write_text(
+def test_errors_of_a_log_are_found_but_for_those_after_which_criu_goes_on():
+    assert errors_in("(00.01) fine\n") == []
+    log = (
         "(00.01) fine\n"
+        "(00.01) Error (criu/rlimit.c:38): rlimit: Can't setup RLIMIT_NOFILE for self: no\n"
         "(00.02) Error (criu/sk-inet.c:10): inet: no socket\n"
         "(00.03) Error (criu/cr-dump.c:1): Dumping FAILED.\n"
     )
-    assert first_error(log) == "(criu/sk-inet.c:10): inet: no socket"
+    assert errors_in(log) == ["inet: no socket", "Dumping FAILED."]
 
 
 @pytest.mark.kernel
