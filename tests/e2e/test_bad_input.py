@@ -285,6 +285,9 @@ def test_bad_snapshots(own_store, port):
     )  # fmt: skip
     own_store.ok("snapshot", "web", "-t", "snap:v1")
     refused(own_store("restore", "snap:v1", "--fallback", "--json"), USER, "stateful", "--fallback")
+    small = own_store("restore", "snap:v1", "--name", "small", "--memory", "4m", "--json")
+    refused(small, USER, "memory", "--memory")
+    assert "small" not in own_store.names()
     refused(own_store("run", "snap:v1", "--json"), USER, "is a snapshot", "hotstart restore")
     refused(own_store("snapshot", "web", "-t", "again:v1", "--json"), USER, "web", "running")
 
