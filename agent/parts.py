@@ -155,7 +155,8 @@ class Parts:
         )
         self.captures = Captures(
             self.containers,
-            lambda: Capturer(self.restores.tools, root / "tmp", self.key, proof),
+            lambda prove: Capturer(self.restores.tools, root / "tmp", self.key, prove),
+            proof,
             self.stores.get,
         )
         self.starter = Starter(

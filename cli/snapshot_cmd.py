@@ -70,4 +70,6 @@ def snapshot(
         f"{reference}: {report.verdict}, {kind}, {size(report.size_bytes)}, "
         f"{size(report.uploaded_bytes)} uploaded, frozen for {report.frozen_ms:.0f} ms"
     )
+    if report.stateful_reason:
+        say(f"hotstart: {reference} is stateful: {report.stateful_reason}")
     show(report.digest)
