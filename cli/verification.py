@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from cli.stored import Stored, load
 from hotstart.core.digest import Digest
-from hotstart.core.errors import IntegrityError, NotFound, Unsupported
+from hotstart.core.errors import IntegrityError, NotFound
 from hotstart.core.progress import Progress, ProgressSink
 from hotstart.store.blob_store import Content
 from hotstart.store.bundle import BundleIndex, Frame
@@ -78,9 +78,8 @@ class Verifier:
             stored = load(self._store, name)
             self._count(stored.reference.target)
             self._check_stored(stored)
-        self._progress.update(
-            Progress(_TASK, self._read_bytes, self._total_bytes, "bytes", finished=True)
-        )
+        # What is missing was not read, and nothing more is to come.
+        self._progress.update(Progress(_TASK, self._read_bytes, self._read_bytes, finished=True))
         problems = tuple(dict.fromkeys(self._problems))
         return Verification(len(self._seen), self._read_bytes, self._chunks, problems)
 
@@ -146,6 +145,8 @@ class Verifier:
             reference = self._store.references.get(name)
         except NotFound:
             return
+        if reference.target.digest not in self._seen:
+            self._total_bytes += reference.target.size
         with self._noted("trace"):
             Trace.decode(bytes(self._read(reference.target)))
 
@@ -176,7 +177,7 @@ class Verifier:
         """Turn a wrong or missing object into a line of the report."""
         try:
             yield
-        except (IntegrityError, Unsupported) as err:
+        except IntegrityError as err:
             self._note(f"{where}: {err}")
         except NotFound as err:
             if where.startswith("manifest of "):
