@@ -22,7 +22,6 @@ from runtime.runc import Runc
 
 _PIECE = 64 * 1024
 _LINGER_S = 2.0
-_KEPT_STDERR = 64 * 1024
 
 
 def run_exec(
@@ -46,18 +45,19 @@ def run_exec(
         user=spec.user or None,
     )
     said = bytearray()
-
-    def keep(stream: str, data: bytes) -> None:
-        if stream == "stderr":
-            said.extend(data[: _KEPT_STDERR - len(said)])
-        output(stream, data)
-
     with execute(directory, runc, process) as execution:
+
+        def pass_on(stream: str, data: bytes) -> None:
+            if stream == "stderr" and not execution.await_start():
+                said.extend(data)
+            else:
+                output(stream, data)
+
         call.on_cancel(execution.kill)
         started = execution.process
         readers = [
-            _thread(_copy_out, "stdout", _pipe(started.stdout), keep),
-            _thread(_copy_out, "stderr", _pipe(started.stderr), keep),
+            _thread(_copy_out, "stdout", _pipe(started.stdout), pass_on),
+            _thread(_copy_out, "stderr", _pipe(started.stderr), pass_on),
         ]
         _thread(_copy_in, stdin, _pipe(started.stdin))
         status = execution.wait()

@@ -215,6 +215,11 @@ def test_a_program_that_is_not_there(hotstart):
     refused(hotstart("run", "shell:v1", "--json", "--", "/no/such"), USER, "/no/such")
     hotstart.ok("run", "shell:v1", "-d", "--name", "one", "--", *SLEEP)
     refused(hotstart("exec", "one", "--json", "--", "/no/such"), USER, "/no/such")
+    plain = hotstart("exec", "one", "--", "no-such")
+    refused(plain, USER, "the program 'no-such' does not exist")
+    assert len(plain.err.strip().splitlines()) == 1
+    said = hotstart("exec", "one", "--", "/bin/sh", "-c", "echo words >&2; exit 255")
+    assert (said.status, said.err) == (255, "words\n")
     hotstart.ok("stop", "one")
     refused(hotstart("exec", "one", "--json", "--", "/bin/true"), USER, "not running")
 
