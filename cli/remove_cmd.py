@@ -89,4 +89,7 @@ def _is_reference(settings: Settings, name: str) -> bool:
 
 
 def _is_container(settings: Settings, name: str) -> bool:
-    return "/" not in name and (settings.root / "containers" / name).is_dir()
+    try:
+        return "/" not in name and (settings.root / "containers" / name).is_dir()
+    except PermissionError:  # who may not look may not remove one either
+        return False

@@ -11,7 +11,7 @@ A wrong object does not end the check: all problems are listed. A store that doe
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,10 +57,13 @@ class VerificationFailed(IntegrityError):
 
 
 class Verifier:
-    """Checks one reference. ``trusted`` None means: do not look at a snapshot's signature."""
+    """Checks one reference. ``trusted`` reads the keys, for a snapshot only; None: no signature."""
 
     def __init__(
-        self, store: Store, trusted: Sequence[PublicKey] | None, progress: ProgressSink
+        self,
+        store: Store,
+        trusted: Callable[[], Sequence[PublicKey]] | None,
+        progress: ProgressSink,
     ) -> None:
         self._store = store
         self._trusted = trusted
@@ -90,7 +93,7 @@ class Verifier:
         if isinstance(manifest, SnapshotManifest):
             if self._trusted is not None:
                 with self._noted("signature"):
-                    verify(manifest, self._trusted)
+                    verify(manifest, self._trusted())
             self._check_layers(manifest)
             self._check_bundle(manifest)
             image = manifest.image()

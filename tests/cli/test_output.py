@@ -2,7 +2,8 @@
 
 import json
 
-from cli import output
+from agent.values import MountView
+from cli import mount_cmd, output
 from cli.progress_bars import BarSink, amount_of
 from hotstart.core.digest import Digest
 from hotstart.core.errors import Conflict
@@ -62,3 +63,8 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
     with output.progress() as sink:
         sink.update(Progress("pull", 2, 2, finished=True))
     assert capsys.readouterr().err == "pull: 2 of 2 bytes done\n"
+
+
+def test_a_mount_that_nobody_has_named_is_shown_by_its_digest():
+    view = MountView("", "", "sha256:" + "a" * 64, "fuse", 100, 50, 1)
+    assert mount_cmd._row(view)[:2] == ("-", "sha256:aaaaaaaaaaaa")

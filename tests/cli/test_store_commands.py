@@ -1,7 +1,9 @@
 """Commands that work on the store alone: build, images, inspect, verify, trace, rm."""
 
+import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -92,6 +94,16 @@ def test_verify_finds_a_flipped_byte_in_any_object(call, built, tmp_path):
             status, _, err = call("verify", "team/app:v1")
             assert (status, "digest is" in err) == (104, True), (path.name, place, err)
         path.write_bytes(content)
+    assert call("verify", "team/app:v1")[0] == 0
+
+
+def test_verify_of_an_image_needs_no_keys(call, built, monkeypatch):
+    """Only root may read them, and only a snapshot is signed."""
+
+    def refuse(root):
+        raise AssertionError("the keys were read")
+
+    monkeypatch.setattr("cli.verify_cmd.trusted_keys", refuse)
     assert call("verify", "team/app:v1")[0] == 0
 
 
@@ -200,3 +212,22 @@ def test_an_unknown_store_is_a_sentence(call):
     status, _, err = call("--store", "ftp://host/x", "images")
     assert status == 100
     assert "unknown kind of store" in err
+
+
+def test_who_may_not_look_into_the_root_gets_a_sentence(call, built, tmp_path, monkeypatch):
+    def refuse(path, **_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    for name in ("exists", "is_dir"):
+        usual = getattr(Path, name)
+        monkeypatch.setattr(
+            Path,
+            name,
+            lambda path, usual=usual: (
+                refuse(path) if path.parts[-1] in ("state.db", "web") else usual(path)
+            ),
+        )
+    for words, expected in ((("ps",), 100), (("rm", "web"), 101)):
+        status, _, err = call(*words)
+        assert status == expected
+        assert len(err.strip().splitlines()) == 1
