@@ -48,6 +48,18 @@ class AgentDidNotStart(HotstartError):
     """The agent ended before it answered; the message holds the last line of its log."""
 
 
+class RootUnusable(UserError):
+    """The directory of a root cannot be made."""
+
+
+def make_root(root: Path) -> None:
+    """Make the directory of a root unless it is there. Raises RootUnusable."""
+    try:
+        root.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as err:
+        raise RootUnusable(f"{root}: {err.strerror}", "choose another --root") from err
+
+
 def require_root(what: str) -> None:
     """Raise NotRoot unless this process is root."""
     if os.geteuid() != 0:
@@ -58,7 +70,7 @@ def is_running(root: Path) -> bool:
     """Tell whether an agent holds the lock of ``root``, answering or not."""
     try:
         lock = os.open(root / "agent.lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except PermissionError as err:
         raise NotRoot("the agent") from err
@@ -130,7 +142,7 @@ def agent_environment(environment: Mapping[str, str]) -> dict[str, str]:
 def _spawn(root: Path, filler: FillerName, environment: Mapping[str, str]) -> Process:
     """Start an agent; a thread of ours waits for it, so that it never stays a zombie."""
     socket_of(root)  # refuses a path that is too long before anything is made
-    root.mkdir(mode=0o755, parents=True, exist_ok=True)
+    make_root(root)
     process = spawn(
         agent_command(root, filler),
         stdin=DEVNULL,

@@ -84,7 +84,9 @@ class MountTargets:
         """Undo a mount. Raises NotFound, or Conflict while a program uses it."""
         with self._lock:
             if target not in {row.target for row in self._state.mounts()}:
-                raise NotFound(f"nothing of this agent is mounted at {target}", "hotstart mounts")
+                raise NotFound(
+                    f"nothing of this agent is mounted at {target}", "see hotstart mounts"
+                )
             self._umount(target)
 
     def umount_all(self) -> None:

@@ -11,6 +11,7 @@ from agent.values import ContainerView, LogPiece
 from cli.agents import has_state, open_agent, open_known_agent
 from cli.command import HotstartCommand
 from cli.output import show, show_json, table
+from cli.parameters import Finite
 from cli.settings import Settings
 
 
@@ -55,7 +56,9 @@ def duration(seconds: float) -> str:
 @click.command("logs", cls=HotstartCommand)
 @click.argument("name")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the container ends.")
-@click.option("--tail", type=click.IntRange(min=1), metavar="N", help="Only the last N lines.")
+@click.option(
+    "--tail", type=click.IntRange(1, 2**32 - 1), metavar="N", help="Only the last N lines."
+)
 @click.pass_obj
 def logs(settings: Settings, name: str, follow: bool, tail: int | None) -> None:
     """Show what a container wrote, its stdout on stdout, its stderr on stderr."""
@@ -82,7 +85,7 @@ def write_piece(stream: str, data: bytes) -> None:
 @click.option(
     "--time",
     "grace_s",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     metavar="SECONDS",
     default=10.0,
     show_default=True,

@@ -218,6 +218,8 @@ def test_a_program_that_is_not_there(hotstart):
     plain = hotstart("exec", "one", "--", "no-such")
     refused(plain, USER, "the program 'no-such' does not exist")
     assert len(plain.err.strip().splitlines()) == 1
+    for option, value in (("--workdir", "/none"), ("--workdir", "none"), ("--env", "A")):
+        refused(hotstart("exec", "one", option, value, "--json", "--", "/bin/pwd"), USER, value)
     said = hotstart("exec", "one", "--", "/bin/sh", "-c", "echo words >&2; exit 255")
     assert (said.status, said.err) == (255, "words\n")
     hotstart.ok("stop", "one")
@@ -347,4 +349,5 @@ def test_mounting_where_one_cannot(hotstart, scratch):
         hotstart("mount", "shell:v1", scratch / "empty", "--filler", "fuse", "--json"),
         CONFLICT, "fuse",
     )  # fmt: skip
+    refused(hotstart("agent", "start", "--filler", "fuse", "--json"), CONFLICT, "not by fuse")
     assert hotstart.ok("mounts", "--json").document == {"mounts": []}
