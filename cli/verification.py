@@ -69,6 +69,7 @@ class Verifier:
         self._trusted = trusted
         self._progress = progress
         self._lock = threading.Lock()
+        self._tried: set[Digest] = set()
         self._seen: set[Digest] = set()
         self._problems: list[str] = []
         self._read_bytes = 0
@@ -154,11 +155,13 @@ class Verifier:
             Trace.decode(bytes(self._read(reference.target)))
 
     def _read_once(self, blob: Descriptor) -> None:
-        if blob.digest not in self._seen:
+        if blob.digest not in self._tried:
             self._read(blob)
 
     def _read(self, blob: Descriptor) -> Content:
         """Read a whole blob, compare digest and size, and count it once."""
+        with self._lock:
+            self._tried.add(blob.digest)
         content = self._store.blobs.read(blob.digest)
         blob.digest.check(content, f"{self._store.url}: blob {blob.digest}")
         if len(content) != blob.size:
