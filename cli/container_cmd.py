@@ -34,6 +34,8 @@ def _row(view: ContainerView) -> tuple[str, ...]:
     state = view.state
     if view.exit_status is not None:
         state = f"{state} ({view.exit_status})"
+    # The ports of one that has ended are anybody's again.
+    ports = view.ports if view.state != "stopped" else ()
     age = max(0.0, time.time() - view.created_ns / 1e9)
     return (
         view.name,
@@ -41,7 +43,7 @@ def _row(view: ContainerView) -> tuple[str, ...]:
         view.reference,
         view.route,
         duration(age),
-        ", ".join(str(port) for port in view.ports) or "-",
+        ", ".join(str(port) for port in ports) or "-",
     )
 
 
