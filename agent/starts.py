@@ -52,6 +52,10 @@ class CloneRefused(Conflict):
     """A replica of the snapshot runs already, and two of one frozen process are not safe."""
 
 
+class LimitsForeign(UserError):
+    """A snapshot that nobody named has limits that nobody asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class StartTools:
     """What every start of one node uses. ``fetched``: bytes read of the store, by device."""
@@ -95,6 +99,21 @@ def start_key(image: LoadedImage, spec: ContainerSpec) -> Digest:
         "workdir": process.workdir,
     }
     return Digest.of(canonical_json.encode(value))
+
+
+def refuse_limits(snapshot: LoadedSnapshot, spec: ContainerSpec) -> None:
+    """Raise LimitsForeign if a restore would bring limits that ``spec`` does not ask for."""
+    config = snapshot.config
+    pairs = {
+        "--memory": (spec.memory_bytes, config.memory_bytes),
+        "--cpus": (spec.cpus, config.cpus),
+    }
+    foreign = [flag for flag, (asked, kept) in pairs.items() if asked is None and kept is not None]
+    if foreign:
+        raise LimitsForeign(
+            f"{snapshot.reference}: it was captured with {' and '.join(foreign)}, "
+            "and this start asks for no such limit"
+        )
 
 
 def gained(before: Mapping[str, int], after: Mapping[str, int]) -> int:
@@ -194,6 +213,7 @@ class Starter:
                 # Nobody knows the reserved name.
                 snapshot = replace(found, reference=f"the snapshot of {attempt.reference}")
                 require_memory(snapshot, attempt.spec.memory_bytes)
+                refuse_limits(snapshot, attempt.spec)
                 self._tools.restorer().check_host(snapshot)
                 self._refuse_clones(snapshot)
             except NotFound:

@@ -50,7 +50,10 @@ class Containers:
 def starter(monkeypatch):
     """A node whose store has one snapshot, of 64 MiB."""
     config = SimpleNamespace(
-        memory_files=(SimpleNamespace(size_bytes=64 << 20),), memory_bytes=None, stateful=False
+        memory_files=(SimpleNamespace(size_bytes=64 << 20),),
+        memory_bytes=None,
+        cpus=2.0,
+        stateful=False,
     )
     monkeypatch.setattr(
         starts,
@@ -75,13 +78,28 @@ def notices(call):
 
 def test_a_run_starts_cold_when_the_snapshot_does_not_fit_its_memory_limit_and_says_so(starter):
     call = LongCall()
-    spec = ContainerSpec(name="web", memory_bytes=32 << 20)
+    spec = ContainerSpec(name="web", memory_bytes=32 << 20, cpus=1.0)
     with pytest.raises(StartedCold):
         starter.run(
             "file:///s", "app:v1", spec=spec, no_snapshot=False, background_fill=False, call=call
         )
     (notice,) = notices(call)
     assert notice.startswith("app:v1: starts cold: the snapshot of app:v1: its processes need 64")
+
+
+def test_a_run_gets_no_limit_that_it_did_not_ask_for(starter):
+    call = LongCall()
+    with pytest.raises(StartedCold):
+        starter.run(
+            "file:///s",
+            "app:v1",
+            spec=ContainerSpec(name="web"),
+            no_snapshot=False,
+            background_fill=False,
+            call=call,
+        )
+    (notice,) = notices(call)
+    assert "it was captured with --cpus, and this start asks for no such limit" in notice
 
 
 def test_a_restore_that_does_not_fit_its_memory_limit_is_refused_before_anything_is_made(starter):
