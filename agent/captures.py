@@ -7,7 +7,7 @@ if it cannot be written the snapshot is published all the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from agent.containers import Containers
@@ -21,10 +21,29 @@ from hotstart.core.phases import Phases
 from hotstart.store.manifest import ImageManifest
 from hotstart.store.references import ReferenceName
 from hotstart.store.stack import Store
-from runtime.capture import Captured, Capturer, Subject
+from runtime.capture import Captured, Capturer, ProveStateless, Subject
+from runtime.container_spec import ContainerSpec
+from runtime.rehearsal import ExpectedGolden
 from runtime.runc import NotRunning
 
 log = get_logger(__name__)
+
+
+class NotedProof:
+    """One proof of statelessness; ``difference`` is how a cold start answered differently."""
+
+    def __init__(self, prove: ProveStateless) -> None:
+        self._prove = prove
+        self.difference: str | None = None
+
+    def __call__(self, subject: Subject, expected: Sequence[ExpectedGolden], /) -> str | None:
+        """Prove, and note what came of it."""
+        try:
+            self.difference = self._prove(subject, expected)
+        except HotstartError as err:
+            self.difference = str(err)
+            raise
+        return self.difference
 
 
 class Captures:
@@ -33,11 +52,14 @@ class Captures:
     def __init__(
         self,
         containers: Containers,
-        capturer: Callable[[], Capturer],
+        capturer: Callable[[ProveStateless], Capturer],
+        prove: ProveStateless,
         open_store: Callable[[str], Store],
     ) -> None:
+        """``capturer`` makes one that takes a given proof of statelessness."""
         self._containers = containers
         self._capturer = capturer
+        self._prove = prove
         self._open_store = open_store
 
     def snapshot(
@@ -60,7 +82,8 @@ class Captures:
         record = self._containers.record(container)
         subject = self._subject(record)
         store = self._open_store(store_url)
-        captured = self._capturer().capture(
+        proof = NotedProof(self._prove)
+        captured = self._capturer(proof).capture(
             subject,
             store,
             reference,
@@ -74,7 +97,8 @@ class Captures:
             self._containers.await_finish(container)
         if not captured.config.stateful and record.start_key:
             name_stateless(store, record, captured)
-        return _report(captured, phases)
+        reason = stateful_reason(record.spec, statefulness, proof.difference)
+        return _report(captured, reason if captured.config.stateful else "", phases)
 
     def _subject(self, record: ContainerRecord) -> Subject:
         """Return what the capture needs to know. Raises NotRunning for an ended container."""
@@ -91,6 +115,17 @@ class Captures:
         )
 
 
+def stateful_reason(spec: ContainerSpec, statefulness: Statefulness, difference: str | None) -> str:
+    """Return why a snapshot is stateful; ``difference`` None: no cold start was tried."""
+    if statefulness == "stateful":
+        return "it was declared so"
+    if difference is not None:
+        return f"a cold start does not answer the same: {difference}"
+    if spec.volumes:
+        return "it has volumes, which a cold start cannot be tried with"
+    return "no golden request says what a cold start would have to answer"
+
+
 def name_stateless(store: Store, record: ContainerRecord, captured: Captured) -> None:
     """Let later runs of the same image, started the same way, find the snapshot."""
     name = ReferenceName.stateless_of(Digest.parse(record.image_digest), Digest(record.start_key))
@@ -104,7 +139,7 @@ def name_stateless(store: Store, record: ContainerRecord, captured: Captured) ->
         log.warning("stateless_name_not_written", container=record.name, reason=err)
 
 
-def _report(captured: Captured, phases: Phases) -> SnapshotReport:
+def _report(captured: Captured, reason: str, phases: Phases) -> SnapshotReport:
     elapsed_ms = phases.total_ms()
     manifest = captured.manifest
     report = SnapshotReport(
@@ -117,11 +152,13 @@ def _report(captured: Captured, phases: Phases) -> SnapshotReport:
         frozen_ms=round(captured.frozen_ms, 2),
         elapsed_ms=round(elapsed_ms, 2),
         phases=phases.report(elapsed_ms),
+        stateful_reason=reason,
     )
     log.info(
         "container_captured",
         reference=report.reference,
         verdict=report.verdict,
+        stateful_reason=reason,
         frozen_ms=report.frozen_ms,
         **report.phases,
     )

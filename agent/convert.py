@@ -182,6 +182,7 @@ def snapshot_to(report: SnapshotReport) -> pb.SnapshotResult:
         frozen_ms=report.frozen_ms,
         elapsed_ms=report.elapsed_ms,
         phases=report.phases,
+        stateful_reason=report.stateful_reason,
     )
 
 
@@ -197,6 +198,7 @@ def snapshot_from(message: pb.SnapshotResult) -> SnapshotReport:
         frozen_ms=message.frozen_ms,
         elapsed_ms=message.elapsed_ms,
         phases=dict(message.phases),
+        stateful_reason=message.stateful_reason,
     )
 
 

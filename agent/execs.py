@@ -15,6 +15,7 @@ from typing import IO, Any
 from agent.calls import Output
 from agent.long_call import LongCall
 from agent.values import ExecSpec
+from hotstart.core.errors import UserError
 from runtime.bundle import exec_process
 from runtime.container_directory import ContainerDirectory
 from runtime.execution import execute
@@ -22,7 +23,6 @@ from runtime.runc import Runc
 
 _PIECE = 64 * 1024
 _LINGER_S = 2.0
-_KEPT_STDERR = 64 * 1024
 
 
 def run_exec(
@@ -36,8 +36,9 @@ def run_exec(
 ) -> int:
     """Run the program to its end and return its exit status.
 
-    Raises ProgramNotFound, RuncFailed, UserError for an unknown user.
+    Raises ProgramNotFound, RuncFailed, UserError for what cannot be, such as an unknown user.
     """
+    _check(spec)
     process = exec_process(
         directory,
         spec.argv,
@@ -46,18 +47,19 @@ def run_exec(
         user=spec.user or None,
     )
     said = bytearray()
-
-    def keep(stream: str, data: bytes) -> None:
-        if stream == "stderr":
-            said.extend(data[: _KEPT_STDERR - len(said)])
-        output(stream, data)
-
     with execute(directory, runc, process) as execution:
+
+        def pass_on(stream: str, data: bytes) -> None:
+            if stream == "stderr" and not execution.await_start():
+                said.extend(data)
+            else:
+                output(stream, data)
+
         call.on_cancel(execution.kill)
         started = execution.process
         readers = [
-            _thread(_copy_out, "stdout", _pipe(started.stdout), keep),
-            _thread(_copy_out, "stderr", _pipe(started.stderr), keep),
+            _thread(_copy_out, "stdout", _pipe(started.stdout), pass_on),
+            _thread(_copy_out, "stderr", _pipe(started.stderr), pass_on),
         ]
         _thread(_copy_in, stdin, _pipe(started.stdin))
         status = execution.wait()
@@ -66,6 +68,15 @@ def run_exec(
         execution.check_started(bytes(said))
     call.check()
     return status
+
+
+def _check(spec: ExecSpec) -> None:
+    """Raise UserError for what runc would take as something else, or refuse in its own words."""
+    for entry in spec.env:
+        if entry.find("=") < 1 or "\0" in entry:
+            raise UserError(f"not an environment entry: {entry[:80]!r}", "write KEY=VALUE")
+    if spec.workdir and not spec.workdir.startswith("/"):
+        raise UserError(f"working directory {spec.workdir[:80]!r} is not absolute", "begin with /")
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:

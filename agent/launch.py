@@ -48,6 +48,18 @@ class AgentDidNotStart(HotstartError):
     """The agent ended before it answered; the message holds the last line of its log."""
 
 
+class RootUnusable(UserError):
+    """The directory of a root cannot be made."""
+
+
+def make_root(root: Path) -> None:
+    """Make the directory of a root unless it is there. Raises RootUnusable."""
+    try:
+        root.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as err:
+        raise RootUnusable(f"{root}: {err.strerror}", "choose another --root") from err
+
+
 def require_root(what: str) -> None:
     """Raise NotRoot unless this process is root."""
     if os.geteuid() != 0:
@@ -58,7 +70,7 @@ def is_running(root: Path) -> bool:
     """Tell whether an agent holds the lock of ``root``, answering or not."""
     try:
         lock = os.open(root / "agent.lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except PermissionError as err:
         raise NotRoot("the agent") from err
@@ -85,11 +97,11 @@ def connect(root: Path) -> AgentClient:
 
 
 def ensure(
-    root: Path, *, filler: FillerName = "auto", environment: Mapping[str, str] | None = None
+    root: Path, *, environment: Mapping[str, str], filler: FillerName = "auto"
 ) -> tuple[AgentClient, bool]:
     """Return a client of the agent of ``root`` and whether it was started just now.
 
-    An agent that is started gets ``environment``, or this process's (see agent.warm_store).
+    An agent that is started gets ``environment`` (see agent.warm_store).
 
     Raises NotRoot, AgentDidNotStart, or Unavailable after START_TIMEOUT_S.
     """
@@ -113,18 +125,31 @@ def await_end(root: Path, *, timeout_s: float = START_TIMEOUT_S) -> None:
         time.sleep(_POLL_S)
 
 
-def _spawn(root: Path, filler: FillerName, environment: Mapping[str, str] | None) -> Process:
+def agent_command(root: Path, filler: FillerName) -> list[str]:
+    """Return what starts an agent; nothing is imported from the directory it is started in."""
+    words = ["-P", "-m", "agent.main", "--root", str(root), "--filler", filler]
+    return [sys.executable, *words]
+
+
+def agent_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return ``environment`` with the place of these packages, installed or not."""
+    others = environment.get("PYTHONPATH", "").split(os.pathsep)
+    # Any other entry would mean a place below the directory that the agent is started in.
+    paths = [str(Path(agent.__file__).parents[1]), *filter(os.path.isabs, others)]
+    return {**environment, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _spawn(root: Path, filler: FillerName, environment: Mapping[str, str]) -> Process:
     """Start an agent; a thread of ours waits for it, so that it never stays a zombie."""
     socket_of(root)  # refuses a path that is too long before anything is made
-    root.mkdir(mode=0o755, parents=True, exist_ok=True)
+    make_root(root)
     process = spawn(
-        [sys.executable, "-m", "agent.main", "--root", str(root), "--filler", filler],
+        agent_command(root, filler),
         stdin=DEVNULL,
         stdout=DEVNULL,
         stderr=DEVNULL,
-        env=environment,
-        # Where the packages are, installed or not: -m looks here first. The agent leaves it.
-        cwd=Path(agent.__file__).parents[1],
+        env=agent_environment(environment),
+        cwd=Path("/"),
         new_session=True,
     )
     threading.Thread(target=process.wait, name="agent-reaper", daemon=True).start()

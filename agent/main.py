@@ -26,7 +26,7 @@ from pathlib import Path
 import grpc
 
 from agent.client import CHANNEL_OPTIONS, socket_of
-from agent.launch import LOCK_TAKEN_STATUS
+from agent.launch import LOCK_TAKEN_STATUS, make_root
 from agent.node import Node
 from agent.proto.generated import hotstart_pb2_grpc as pb_grpc
 from agent.service import Service
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--foreground", action="store_true")
     options = parser.parse_args(arguments)
     root: Path = options.root.absolute()
-    root.mkdir(mode=0o755, parents=True, exist_ok=True)
+    make_root(root)
     _log_to(root / "agent.log", foreground=options.foreground)
     try:
         with _locked(root):

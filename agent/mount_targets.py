@@ -65,7 +65,8 @@ class MountTargets:
     def mount(self, row: MountRow) -> None:
         """Mount at ``row.target``, an existing empty directory.
 
-        Raises TargetUnfit, Conflict when something is mounted there, and what mounting raises.
+        Raises NotFound, TargetUnfit, Conflict when something is mounted there, and what mounting
+        raises.
         """
         target = Path(row.target)
         with self._lock, ExitStack() as undo:
@@ -83,7 +84,9 @@ class MountTargets:
         """Undo a mount. Raises NotFound, or Conflict while a program uses it."""
         with self._lock:
             if target not in {row.target for row in self._state.mounts()}:
-                raise NotFound(f"nothing of this agent is mounted at {target}", "hotstart mounts")
+                raise NotFound(
+                    f"nothing of this agent is mounted at {target}", "see hotstart mounts"
+                )
             self._umount(target)
 
     def umount_all(self) -> None:
@@ -114,7 +117,9 @@ def _check_target(target: Path) -> None:
     if not target.is_absolute():
         raise TargetUnfit(f"{target}: not an absolute path")
     if not target.is_dir():
-        raise TargetUnfit(f"{target}: there is no such directory", "create it first")
+        if target.exists():
+            raise TargetUnfit(f"{target}: not a directory", "choose an empty directory")
+        raise NotFound(f"{target}: there is no such directory", "create it first")
     if is_mounted(target):
         raise Conflict(f"{target}: something is mounted there", "choose another directory")
     if any(target.iterdir()):

@@ -155,7 +155,8 @@ class Parts:
         )
         self.captures = Captures(
             self.containers,
-            lambda: Capturer(self.restores.tools, root / "tmp", self.key, proof),
+            lambda prove: Capturer(self.restores.tools, root / "tmp", self.key, prove),
+            proof,
             self.stores.get,
         )
         self.starter = Starter(
@@ -200,7 +201,7 @@ class Parts:
         return {name: stats["fetched_bytes"] for name, stats in self.filler.stats().items()}
 
     def await_job(self, job: int, call: LongCall[Any]) -> None:
-        """Wait for a prefetch, passing its progress on. Raises PrefetchFailed, CallCancelled."""
+        """Wait for a prefetch, passing its progress on. Raises its error, or CallCancelled."""
         while not (state := self.filler.job(job, _JOB_STEP_S))["done"]:
             call.check()
             call.update(Progress("pull", state["stored_bytes"], None))
@@ -317,7 +318,15 @@ def worker_commands(run_dir: Path, environment: Mapping[str, str]) -> tuple[Work
         module_command("fill", FILL_WORKER, run_dir),
         module_command("page", PAGE_WORKER, run_dir),
     )
-    return tuple(replace(command, env=env, kept=_AWS) for command in commands)
+    return tuple(
+        replace(command, argv=_safe(command.argv), env=env, kept=_AWS) for command in commands
+    )
+
+
+def _safe(argv: Sequence[str]) -> list[str]:
+    """Return the command with -P: nothing is imported from the directory it is started in."""
+    interpreter, *words = argv
+    return [interpreter, "-P", *words]
 
 
 def _fingerprint(front: CriuFront, programs: Programs) -> HostFingerprint:

@@ -33,7 +33,12 @@ from runtime.cold_start import (
 )
 from runtime.container_spec import ContainerSpec
 from runtime.loaded_image import LoadedImage, image_of
-from runtime.loaded_snapshot import LoadedSnapshot, load_snapshot, require_image
+from runtime.loaded_snapshot import (
+    LoadedSnapshot,
+    load_snapshot,
+    require_image,
+    require_memory,
+)
 from runtime.oci_spec import resolve_process
 from runtime.restore import Restorer, may_fall_back
 
@@ -45,6 +50,10 @@ Fetched = Callable[[], Mapping[str, int]]
 
 class CloneRefused(Conflict):
     """A replica of the snapshot runs already, and two of one frozen process are not safe."""
+
+
+class LimitsForeign(UserError):
+    """A snapshot that nobody named has limits that nobody asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,12 @@ class _Attempt:
     fetched_before: Mapping[str, int]
     fallback_reason: str = ""
 
+    def starts_cold(self, reason: HotstartError) -> None:
+        """Tell everybody why a cold start takes the place of a restore."""
+        self.fallback_reason = str(reason)
+        self.call.notify(f"{self.reference}: starts cold: {reason}")
+        log.info("snapshot_not_used", reference=self.reference, reason=reason)
+
 
 def start_key(image: LoadedImage, spec: ContainerSpec) -> Digest:
     """Return what names a way to start an image: command, environment, directory and user."""
@@ -84,6 +99,21 @@ def start_key(image: LoadedImage, spec: ContainerSpec) -> Digest:
         "workdir": process.workdir,
     }
     return Digest.of(canonical_json.encode(value))
+
+
+def refuse_limits(snapshot: LoadedSnapshot, spec: ContainerSpec) -> None:
+    """Raise LimitsForeign if a restore would bring limits that ``spec`` does not ask for."""
+    config = snapshot.config
+    pairs = {
+        "--memory": (spec.memory_bytes, config.memory_bytes),
+        "--cpus": (spec.cpus, config.cpus),
+    }
+    foreign = [flag for flag, (asked, kept) in pairs.items() if asked is None and kept is not None]
+    if foreign:
+        raise LimitsForeign(
+            f"{snapshot.reference}: it was captured with {' and '.join(foreign)}, "
+            "and this start asks for no such limit"
+        )
 
 
 def gained(before: Mapping[str, int], after: Mapping[str, int]) -> int:
@@ -122,8 +152,7 @@ class Starter:
             except HotstartError as err:
                 if isinstance(err, Conflict) or call.cancelled:
                     raise
-                attempt.fallback_reason = str(err)
-                log.info("snapshot_not_used", reference=reference, reason=err)
+                attempt.starts_cold(err)
         return self._cold(image, attempt)
 
     def restore(
@@ -152,6 +181,7 @@ class Starter:
                 f"{reference} is stateful: a cold start cannot take its place",
                 "leave --fallback out",
             )
+        require_memory(snapshot, spec.memory_bytes)
         if not allow_clones:
             self._refuse_clones(snapshot)
         try:
@@ -163,8 +193,7 @@ class Starter:
                 require_image(attempt.store, snapshot)
             if fallback == "forbid" or call.cancelled or not may_fall_back(snapshot, err):
                 raise
-            attempt.fallback_reason = str(err)
-            call.notify(f"{reference}: started cold: {err}")
+            attempt.starts_cold(err)
             return self._cold_in_place_of(snapshot, attempt)
 
     def _attempt(
@@ -180,13 +209,17 @@ class Starter:
         name = ReferenceName.stateless_of(image.digest, start_key(image, attempt.spec))
         with attempt.phases.phase("snapshot_lookup"):
             try:
-                snapshot = load_snapshot(attempt.store, str(name), trusted=self._tools.trusted())
+                found = load_snapshot(attempt.store, str(name), trusted=self._tools.trusted())
+                # Nobody knows the reserved name.
+                snapshot = replace(found, reference=f"the snapshot of {attempt.reference}")
+                require_memory(snapshot, attempt.spec.memory_bytes)
+                refuse_limits(snapshot, attempt.spec)
                 self._tools.restorer().check_host(snapshot)
                 self._refuse_clones(snapshot)
             except NotFound:
                 return None
             except HotstartError as err:
-                attempt.fallback_reason = str(err)
+                attempt.starts_cold(err)
                 return None
         return snapshot
 

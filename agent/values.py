@@ -45,7 +45,11 @@ class ContainerView:
 
 @dataclass(frozen=True, slots=True)
 class StartReport:
-    """How a start went; ``ready_ms`` counts from the moment the agent had the request."""
+    """How a start went; ``ready_ms`` counts from the moment the agent had the request.
+
+    ``fetched_bytes`` are compressed bytes of files and memory; manifests, chunk tables and
+    bootstraps are not counted.
+    """
 
     container: ContainerView
     route: str
@@ -71,6 +75,8 @@ class SnapshotReport:
     frozen_ms: float
     elapsed_ms: float
     phases: Mapping[str, float]
+    stateful_reason: str = ""
+    """Why a cold start may not take its place; empty if it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,7 @@ class MountView:
 
 @dataclass(frozen=True, slots=True)
 class PullReport:
-    """What a pull made local; ``fetched_bytes`` are compressed ones."""
+    """What a pull made local; ``fetched_bytes`` as in StartReport."""
 
     digest: str
     size_bytes: int

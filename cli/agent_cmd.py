@@ -60,6 +60,11 @@ def start(settings: Settings, filler: FillerName) -> None:
     """Start the agent in the background; no error if it runs already."""
     with open_agent(settings, filler=filler) as client:
         status = client.status()
+    if filler not in ("auto", status.filler):
+        raise Conflict(
+            f"the agent of {settings.root} runs and fills by {status.filler}, not by {filler}",
+            "end it first: hotstart agent stop --all",
+        )
     if settings.json:
         show_json(status)
     else:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from cli.command import HotstartCommand
 from cli.output import progress, say, show, show_json, size
 from cli.settings import Settings
+from hotstart.core.errors import NotFound
 from hotstart.store.stack import open_store
 from image_builder.build import build as build_image
+from image_builder.errors import SourceInvalid
 from image_builder.options import BuildOptions, BuildResult
 
 
@@ -52,8 +56,18 @@ def build(
     )
     store = open_store(settings.store_url)
     with progress() as sink:
-        result = build_image(source, store, reference=reference, options=options, progress=sink)
+        try:
+            result = build_image(source, store, reference=reference, options=options, progress=sink)
+        except SourceInvalid as err:
+            if _is_missing(source, err.source):
+                raise NotFound(str(err), err.hint) from err
+            raise
     _tell(settings, reference, result)
+
+
+def _is_missing(source: str, named: str) -> bool:
+    """Tell whether an error about ``named`` is about the whole source, which isn't there."""
+    return named in (source, source.partition(":")[2]) and not os.path.lexists(named)
 
 
 def _tell(settings: Settings, reference: str, result: BuildResult) -> None:

@@ -11,6 +11,7 @@ from agent.values import ContainerView, LogPiece
 from cli.agents import has_state, open_agent, open_known_agent
 from cli.command import HotstartCommand
 from cli.output import show, show_json, table
+from cli.parameters import Finite
 from cli.settings import Settings
 
 
@@ -33,6 +34,8 @@ def _row(view: ContainerView) -> tuple[str, ...]:
     state = view.state
     if view.exit_status is not None:
         state = f"{state} ({view.exit_status})"
+    # The ports of one that has ended are anybody's again.
+    ports = view.ports if view.state != "stopped" else ()
     age = max(0.0, time.time() - view.created_ns / 1e9)
     return (
         view.name,
@@ -40,7 +43,7 @@ def _row(view: ContainerView) -> tuple[str, ...]:
         view.reference,
         view.route,
         duration(age),
-        ", ".join(str(port) for port in view.ports) or "-",
+        ", ".join(str(port) for port in ports) or "-",
     )
 
 
@@ -55,7 +58,9 @@ def duration(seconds: float) -> str:
 @click.command("logs", cls=HotstartCommand)
 @click.argument("name")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the container ends.")
-@click.option("--tail", type=click.IntRange(min=1), metavar="N", help="Only the last N lines.")
+@click.option(
+    "--tail", type=click.IntRange(1, 2**32 - 1), metavar="N", help="Only the last N lines."
+)
 @click.pass_obj
 def logs(settings: Settings, name: str, follow: bool, tail: int | None) -> None:
     """Show what a container wrote, its stdout on stdout, its stderr on stderr."""
@@ -82,7 +87,7 @@ def write_piece(stream: str, data: bytes) -> None:
 @click.option(
     "--time",
     "grace_s",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     metavar="SECONDS",
     default=10.0,
     show_default=True,

@@ -8,7 +8,7 @@ from cli.command import HotstartCommand
 from cli.output import say, show, show_json, size, table
 from cli.settings import Settings
 from cli.stored import load
-from hotstart.core.errors import IntegrityError, NotFound, Unsupported
+from hotstart.core.errors import IntegrityError, NotFound
 from hotstart.store.references import ReferenceName
 from hotstart.store.stack import Store, open_store
 
@@ -34,7 +34,7 @@ def _row(store: Store, name: ReferenceName) -> dict[str, object]:
     """Describe one reference; a broken one is listed as such, it does not hide the others."""
     try:
         stored = load(store, name)
-    except (IntegrityError, NotFound, Unsupported) as err:
+    except (IntegrityError, NotFound) as err:
         say(f"hotstart: {name}: {err}")
         return {"reference": str(name), "kind": "broken", "digest": "", "size_bytes": None}
     return {

@@ -85,4 +85,6 @@ def mounts(settings: Settings) -> None:
 
 def _row(view: MountView) -> tuple[str, ...]:
     local = f"{size(view.local_bytes)} of {size(view.size_bytes)}"
-    return (view.target or "-", view.reference, view.filler, local, str(view.users))
+    # A capture or a pull uses images by their digests: nobody has named those.
+    reference = view.reference or view.digest[:19]
+    return (view.target or "-", reference, view.filler, local, str(view.users))

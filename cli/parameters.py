@@ -6,6 +6,7 @@ the agent's to find out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,32 @@ class Parsed(click.ParamType[Value]):
             self.fail(f"{err}; {err.hint}" if err.hint else str(err), param, ctx)
 
 
+class Finite(click.FloatRange):
+    """A number within limits that is one: neither endless nor none."""
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401  # click's own signature
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        """Parse a text, or take a number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a number that can be counted to", param, ctx)
+        return number
+
+
+def _memory(text: str) -> int:
+    """Parse an amount of memory; the kernel counts it in 63 bits."""
+    size_bytes = parse_memory(text)
+    if size_bytes >= 1 << 63:
+        raise UserError(
+            f"no machine has {text[:40]} of memory", "write 512m or 2g, or leave it out"
+        )
+    return size_bytes
+
+
 def _volume(text: str) -> Volume:
     """Parse a volume; a relative host path means the caller's directory."""
     host, colon, rest = text.partition(":")
@@ -56,6 +83,9 @@ def _ready(text: str) -> str:
     raise UserError(f"not a readiness probe: {text[:80]!r}", "write http://…, tcp:PORT or exec:CMD")
 
 
+_MOST_CPUS = 1 << 20
+"""What a snapshot's configuration takes too."""
+
 _OPTIONS = (
     click.option("--name", metavar="N", help="Name of the container."),
     click.option("-d", "--detach", is_flag=True, help="Return once it is ready; print its name."),
@@ -65,12 +95,12 @@ _OPTIONS = (
                  type=Parsed("volume", _volume), help="Bind a directory or file (repeats)."),
     click.option("--ready", metavar="PROBE", type=Parsed("probe", _ready),
                  help="http://…, tcp:PORT or exec:CMD, asked inside the container."),
-    click.option("--ready-timeout", "ready_timeout_s", type=click.FloatRange(min=0.001),
+    click.option("--ready-timeout", "ready_timeout_s", type=Finite(min=0.001),
                  metavar="SECONDS", default=60.0, show_default=True,
                  help="How long it may take to become ready."),
-    click.option("--memory", "memory_bytes", metavar="M", type=Parsed("memory", parse_memory),
+    click.option("--memory", "memory_bytes", metavar="M", type=Parsed("memory", _memory),
                  help="Memory limit, for example 512m or 2g."),
-    click.option("--cpus", type=click.FloatRange(min=0.01), metavar="C",
+    click.option("--cpus", type=Finite(min=0.01, max=_MOST_CPUS), metavar="C",
                  help="Processor cores, may be a fraction."),
     click.option("--no-background-fill", is_flag=True,
                  help="Do not fetch the rest after it is ready."),

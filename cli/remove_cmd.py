@@ -12,9 +12,14 @@ from cli.agents import open_known_agent
 from cli.command import HotstartCommand
 from cli.output import show, show_json
 from cli.settings import Settings
-from hotstart.core.errors import Conflict
-from hotstart.store.references import SNAPSHOT_PREFIX, ReferenceName
-from hotstart.store.stack import Store, open_store
+from hotstart.core.errors import Conflict, NotFound
+from hotstart.store.references import (
+    SNAPSHOT_PREFIX,
+    ReferenceName,
+    ReferenceNameInvalid,
+    ReferenceNotFound,
+)
+from hotstart.store.stack import open_store
 
 
 @click.command("rm", cls=HotstartCommand)
@@ -32,17 +37,28 @@ def remove(settings: Settings, name: str, what: str | None) -> None:
         with open_known_agent(settings, name) as client:
             client.remove(name)
     else:
-        store = open_store(settings.store_url, create=False)
-        _remove_reference(store, ReferenceName.parse(name))
+        _remove_reference(settings, name, anything=what is None)
     if settings.json:
         show_json({"removed": name, "kind": kind})
     else:
         show(name)
 
 
-def _remove_reference(store: Store, name: ReferenceName) -> None:
-    """Remove a reference, and what lets a run find the stateless snapshot that it named."""
-    reference = store.references.get(name)
+def _remove_reference(settings: Settings, name: str, *, anything: bool) -> None:
+    """Remove a reference, and what lets a run find the stateless snapshot that it named.
+
+    ``anything``: the caller did not say that it is a reference, so it might have been a container.
+    """
+    store = open_store(settings.store_url, create=False)
+    try:
+        reference = store.references.get(ReferenceName.parse(name))
+    except ReferenceNotFound as err:
+        if not anything:
+            raise
+        raise NotFound(
+            f"{name} is neither a container of {settings.root} nor a reference of {store.url}",
+            "see hotstart ps and hotstart images",
+        ) from err
     store.references.remove(reference.name, reference.version)
     for other in store.references.names():
         if other.repository.startswith(SNAPSHOT_PREFIX):
@@ -55,13 +71,25 @@ def _kind(settings: Settings, name: str) -> str:
     """Decide what ``name`` is. Raises Conflict when it is both."""
     if not _is_container(settings, name):
         return "image"
-    store = open_store(settings.store_url)
-    if ReferenceName.parse(name) in set(store.references.names()):
+    if _is_reference(settings, name):
         raise Conflict(
             f"{name} is a container and a reference", "say which: --container or --image"
         )
     return "container"
 
 
+def _is_reference(settings: Settings, name: str) -> bool:
+    """Tell whether the store has it; not every name of a container could be a reference's."""
+    try:
+        store = open_store(settings.store_url, create=False)
+        store.references.get(ReferenceName.parse(name))
+    except (NotFound, ReferenceNameInvalid):
+        return False
+    return True
+
+
 def _is_container(settings: Settings, name: str) -> bool:
-    return "/" not in name and (settings.root / "containers" / name).is_dir()
+    try:
+        return "/" not in name and (settings.root / "containers" / name).is_dir()
+    except PermissionError:  # who may not look may not remove one either
+        return False

@@ -12,6 +12,7 @@ from cli.agents import open_known_agent
 from cli.command import HotstartCommand
 from cli.output import progress, say, show, show_json, size
 from cli.settings import Settings
+from hotstart.core.errors import NotFound, UserError
 
 
 @click.command("snapshot", cls=HotstartCommand)
@@ -22,7 +23,7 @@ from cli.settings import Settings
     "goldens",
     multiple=True,
     metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="Request whose answer must be the same after a restore (JSON, repeats).",
 )
 @click.option(
@@ -51,7 +52,7 @@ def snapshot(
 
     The container is stopped unless --leave-running; if the capture fails it runs on.
     """
-    texts = [path.read_text() for path in goldens]
+    texts = [_golden(path) for path in goldens]
     with open_known_agent(settings, name) as client, progress() as sink:
         report = client.snapshot(
             settings.store_url,
@@ -70,4 +71,17 @@ def snapshot(
         f"{reference}: {report.verdict}, {kind}, {size(report.size_bytes)}, "
         f"{size(report.uploaded_bytes)} uploaded, frozen for {report.frozen_ms:.0f} ms"
     )
+    if report.stateful_reason:
+        say(f"hotstart: {reference} is stateful: {report.stateful_reason}")
     show(report.digest)
+
+
+def _golden(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as err:
+        raise NotFound(f"{path}: there is no such file", "check the path") from err
+    except (OSError, UnicodeDecodeError) as err:
+        raise UserError(
+            f"{path}: no golden request can be read from it: {err}", "give a file of JSON"
+        ) from err

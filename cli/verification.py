@@ -11,14 +11,14 @@ A wrong object does not end the check: all problems are listed. A store that doe
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cli.stored import Stored, load
 from hotstart.core.digest import Digest
-from hotstart.core.errors import IntegrityError, NotFound, Unsupported
+from hotstart.core.errors import IntegrityError, NotFound
 from hotstart.core.progress import Progress, ProgressSink
 from hotstart.store.blob_store import Content
 from hotstart.store.bundle import BundleIndex, Frame
@@ -57,15 +57,19 @@ class VerificationFailed(IntegrityError):
 
 
 class Verifier:
-    """Checks one reference. ``trusted`` None means: do not look at a snapshot's signature."""
+    """Checks one reference. ``trusted`` reads the keys, for a snapshot only; None: no signature."""
 
     def __init__(
-        self, store: Store, trusted: Sequence[PublicKey] | None, progress: ProgressSink
+        self,
+        store: Store,
+        trusted: Callable[[], Sequence[PublicKey]] | None,
+        progress: ProgressSink,
     ) -> None:
         self._store = store
         self._trusted = trusted
         self._progress = progress
         self._lock = threading.Lock()
+        self._tried: set[Digest] = set()
         self._seen: set[Digest] = set()
         self._problems: list[str] = []
         self._read_bytes = 0
@@ -78,9 +82,8 @@ class Verifier:
             stored = load(self._store, name)
             self._count(stored.reference.target)
             self._check_stored(stored)
-        self._progress.update(
-            Progress(_TASK, self._read_bytes, self._total_bytes, "bytes", finished=True)
-        )
+        # What is missing was not read, and nothing more is to come.
+        self._progress.update(Progress(_TASK, self._read_bytes, self._read_bytes, finished=True))
         problems = tuple(dict.fromkeys(self._problems))
         return Verification(len(self._seen), self._read_bytes, self._chunks, problems)
 
@@ -91,7 +94,7 @@ class Verifier:
         if isinstance(manifest, SnapshotManifest):
             if self._trusted is not None:
                 with self._noted("signature"):
-                    verify(manifest, self._trusted)
+                    verify(manifest, self._trusted())
             self._check_layers(manifest)
             self._check_bundle(manifest)
             image = manifest.image()
@@ -146,15 +149,19 @@ class Verifier:
             reference = self._store.references.get(name)
         except NotFound:
             return
+        if reference.target.digest not in self._seen:
+            self._total_bytes += reference.target.size
         with self._noted("trace"):
             Trace.decode(bytes(self._read(reference.target)))
 
     def _read_once(self, blob: Descriptor) -> None:
-        if blob.digest not in self._seen:
+        if blob.digest not in self._tried:
             self._read(blob)
 
     def _read(self, blob: Descriptor) -> Content:
         """Read a whole blob, compare digest and size, and count it once."""
+        with self._lock:
+            self._tried.add(blob.digest)
         content = self._store.blobs.read(blob.digest)
         blob.digest.check(content, f"{self._store.url}: blob {blob.digest}")
         if len(content) != blob.size:
@@ -176,7 +183,7 @@ class Verifier:
         """Turn a wrong or missing object into a line of the report."""
         try:
             yield
-        except (IntegrityError, Unsupported) as err:
+        except IntegrityError as err:
             self._note(f"{where}: {err}")
         except NotFound as err:
             if where.startswith("manifest of "):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from cli.command import HotstartCommand
@@ -21,7 +23,7 @@ def verify(settings: Settings, reference: str, trust_unsigned: bool) -> None:
     """Read every object that REFERENCE reaches and compare all digests and signatures."""
     store = open_store(settings.store_url, create=False)
     name = ReferenceName.parse(reference)
-    trusted = None if trust_unsigned else trusted_keys(settings.root)
+    trusted = None if trust_unsigned else partial(trusted_keys, settings.root)
     with progress() as sink:
         result = Verifier(store, trusted, sink).check(name)
     if result.problems:

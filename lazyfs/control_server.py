@@ -1,7 +1,7 @@
 """The control socket of the fill worker: JSON lines over AF_UNIX, one answer a request.
 
     {"op": NAME, ...}  ->  {"ok": true, "result": ...}
-                       or  {"ok": false, "kind": CLASS, "error": TEXT}
+                       or  {"ok": false, "kind": CLASS, "root": ROOT CLASS, "error": TEXT}
 
 A thread a connection, so that a request may wait; a bad request is answered and ends nothing. The
 socket is the same user's only (mode 0600) and is replaced at start: one worker serves a node.
@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 from hotstart.core.errors import HotstartError, UserError
 from hotstart.core.log import get_logger
+from lazyfs.error_roots import root_name
 
 log = get_logger(__name__)
 
@@ -74,7 +75,8 @@ class ControlServer:
         try:
             return {"ok": True, "result": self._carry_out(json.loads(line))}
         except HotstartError as err:
-            return {"ok": False, "kind": type(err).__name__, "error": str(err)}
+            kind, root = type(err).__name__, root_name(err)
+            return {"ok": False, "kind": kind, "root": root, "error": str(err)}
         except Exception as err:  # whatever it is, the client must be answered
             reason = f"{type(err).__name__}: {err}"
             log.warning("request_failed", error=reason)

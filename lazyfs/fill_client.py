@@ -19,6 +19,7 @@ from typing import Any
 
 from hotstart.core.errors import HotstartError, Unavailable
 from hotstart.store.trace import Trace
+from lazyfs.error_roots import root_named
 from lazyfs.fill_service import SetUnknown
 from lazyfs.plans import Plan, plan_to_json
 
@@ -34,11 +35,11 @@ class FillWorkerGone(Unavailable):
 
 
 class FillRefused(HotstartError):
-    """The fill worker could not do what it was asked."""
+    """The fill worker could not do what it was asked, and no root of errors says more."""
 
 
 class PrefetchFailed(HotstartError):
-    """A prefetch that somebody waited for has failed."""
+    """A prefetch that somebody waited for has failed, and no root of errors says more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -110,11 +111,12 @@ class FillClient:
         return result
 
     def wait(self, number: int) -> dict[str, Any]:
-        """Wait for a job's end and return it. Raises PrefetchFailed if it failed."""
+        """Wait for a job's end and return it. Raises what made it fail, or PrefetchFailed."""
         while not (job := self.job(number, _POLL_S))["done"]:
             pass
         if job["error"] is not None:
-            raise PrefetchFailed(f"prefetch of {job['kind']}: {job['error']}")
+            kind = root_named(job.get("error_root"), PrefetchFailed)
+            raise kind(f"prefetch of {job['kind']}: {job['error']}")
         return job
 
     def record_start(self, device_ids: Sequence[str]) -> None:
@@ -146,8 +148,9 @@ class FillClient:
                     raise FillWorkerGone(f"{self._path}: no fill worker answers: {err}") from err
                 time.sleep(0.005)
         if not answer["ok"]:
-            kind = SetUnknown if answer["kind"] == "SetUnknown" else FillRefused
-            raise kind(answer["error"])
+            if answer["kind"] == "SetUnknown":
+                raise SetUnknown(answer["error"])
+            raise root_named(answer.get("root"), FillRefused)(answer["error"])
         return answer["result"]
 
     def _exchange(self, line: bytes) -> bytes:

@@ -286,7 +286,7 @@ class ImageMounts:
         return self._worker.prefetch(self._devices_of(name, plan), plan)
 
     def wait(self, job: int) -> dict[str, Any]:
-        """Wait for a prefetch. Raises PrefetchFailed, SetUnknown."""
+        """Wait for a prefetch. Raises what made it fail, PrefetchFailed, SetUnknown."""
         return self._worker.wait(job)
 
     def _devices_of(self, name: str, plan: Plan) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from hotstart.core.log import get_logger
 from lazyfs.device import Device, FrameMap
+from lazyfs.error_roots import root_name
 from lazyfs.fill_engine import FillEngine
 from lazyfs.pieces import Task
 from lazyfs.plan_tasks import bundle_tasks, everything_tasks, trace_tasks
@@ -72,6 +73,7 @@ class PrefetchJob:
             "kind": self.kind,
             "done": self.done.is_set(),
             "error": None if self.error is None else str(self.error),
+            "error_root": None if self.error is None else root_name(self.error),
             "tasks": self.tasks,
             "stored_bytes": self.stored_bytes,
             "elapsed_ms": round(self.elapsed_ms, 2),

@@ -53,6 +53,17 @@ class Execution:
         """Return the program's exit status. Raises TimeoutExpired."""
         return self.process.wait(timeout=timeout_s)
 
+    def await_start(self) -> bool:
+        """Block until the program runs or never will; return whether it does.
+
+        What comes on stderr before that is runc's, not the program's.
+        """
+        while not self._pid_file.exists():
+            if self.process.returncode is not None:
+                return self._pid_file.exists()
+            time.sleep(_STEP_S)
+        return True
+
     def check_started(self, stderr: bytes) -> None:
         """Raise ProgramNotFound or RuncFailed if the program was never started; call when ended."""
         if self.process.returncode == _NOT_STARTED and not self._pid_file.exists():

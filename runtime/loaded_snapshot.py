@@ -36,6 +36,20 @@ class NotASnapshot(UserError):
     """The reference names an image."""
 
 
+class MemoryTooSmall(UserError):
+    """The restored processes would not fit below the memory limit that is asked for."""
+
+    def __init__(self, reference: str, needed_bytes: int, limit_bytes: int) -> None:
+        needed_mib = -(-needed_bytes >> 20)
+        super().__init__(
+            f"{reference}: its processes need {needed_mib} MiB of memory, "
+            f"the limit that is asked for is {limit_bytes >> 20} MiB",
+            f"give --memory {needed_mib}m or more, or none",
+        )
+        self.needed_bytes = needed_bytes
+        self.limit_bytes = limit_bytes
+
+
 class ImageMissing(NotFound):
     """The image that a snapshot was taken of is not in the store any more."""
 
@@ -78,6 +92,13 @@ class LoadedSnapshot:
     def memory_order(self) -> Sequence[Run]:
         """The working set: runs in the memory files."""
         return self.index.memory_order if self.index is not None else ()
+
+    @property
+    def needed_bytes(self) -> int:
+        """Memory that the processes may take; those frozen below a limit fitted below it."""
+        dumped_bytes = sum(file.size_bytes for file in self.config.memory_files)
+        limit_bytes = self.config.memory_bytes
+        return dumped_bytes if limit_bytes is None else min(dumped_bytes, limit_bytes)
 
     def bundle_plan(self) -> BundlePlan | None:
         """How to fetch the start bundle, if there is one."""
@@ -152,6 +173,12 @@ def check_devices(manifest: SnapshotManifest, index: BundleIndex) -> None:
 def _decoded(inline: bytes) -> BundleIndex:
     """Decode an index; restores of one snapshot follow each other, and it takes milliseconds."""
     return BundleIndex.decode(inline)
+
+
+def require_memory(snapshot: LoadedSnapshot, limit_bytes: int | None) -> None:
+    """Raise MemoryTooSmall if the processes need more than ``limit_bytes`` (None: no limit)."""
+    if limit_bytes is not None and limit_bytes < snapshot.needed_bytes:
+        raise MemoryTooSmall(snapshot.reference, snapshot.needed_bytes, limit_bytes)
 
 
 def require_image(store: Store, snapshot: LoadedSnapshot) -> None:

@@ -28,6 +28,7 @@ _NO_PROGRAM = re.compile(
     r"(?P<why>no such file or directory|executable file not found in \$PATH|permission denied"
     r"|is a directory)"
 )
+_NO_WORKDIR = re.compile(r'chdir to cwd \("(?P<path>.*?)"\) .*?: (?P<why>[a-z ]+)$')
 
 
 class RuncFailed(HotstartError):
@@ -42,6 +43,10 @@ class RuncFailed(HotstartError):
 
 class ProgramNotFound(UserError):
     """The program to run is not in the container, or isn't one."""
+
+
+class WorkdirUnusable(UserError):
+    """A program cannot be started in the directory that was asked for."""
 
 
 class NotRunning(UserError):
@@ -92,8 +97,14 @@ def reason_of(stderr: str) -> str:
 
 
 def failure(container: str, verb: str, stderr: str) -> HotstartError:
-    """Turn runc's words into an error; a missing program is the caller's mistake."""
+    """Turn runc's words into an error; a missing program or directory is the caller's mistake."""
     reason = reason_of(stderr)
+    workdir = _NO_WORKDIR.search(reason)
+    if workdir is not None:
+        return WorkdirUnusable(
+            f"{container}: working directory {workdir['path']!r}: {workdir['why']}",
+            "create it, or choose another --workdir",
+        )
     match = _NO_PROGRAM.search(reason)
     if match is not None:
         why = "cannot be executed" if "permission" in match["why"] else "does not exist"

@@ -45,8 +45,8 @@ class SpanOutside(UserError):
 class StoreMissing(NotFound):
     """There is no store at the URL."""
 
-    def __init__(self, store_url: str) -> None:
-        super().__init__(f"{store_url}: there is no store here", "check --store, or build first")
+    def __init__(self, store_url: str, what: str = "there is no store here") -> None:
+        super().__init__(f"{store_url}: {what}", "check --store, or build first")
         self.store_url = store_url
 
 
@@ -61,8 +61,8 @@ class StoreUnavailable(Unavailable):
 class StoreDenied(UserError):
     """The store refused these credentials (403), or the file system refused this user."""
 
-    def __init__(self, store_url: str, what: str) -> None:
-        super().__init__(f"{store_url}: access denied: {what}", "check the credentials")
+    def __init__(self, store_url: str, what: str, hint: str = "check the credentials") -> None:
+        super().__init__(f"{store_url}: access denied: {what}", hint)
         self.store_url = store_url
 
 

@@ -74,7 +74,12 @@ class _Files:
         if err.errno in (errno.ENOSPC, errno.EDQUOT):
             return StoreFull(self.url)
         if err.errno in (errno.EACCES, errno.EPERM):
-            return StoreDenied(self.url, str(err))
+            path = err.filename or self.root
+            return StoreDenied(
+                self.url,
+                f"no permission for {path}",
+                "have this user permitted to use it, or choose another --store",
+            )
         if err.errno in (errno.ENOENT, errno.ENOTDIR) and not self.root.is_dir():
             return StoreMissing(self.url)
         return StoreUnavailable(self.url, str(err))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hotstart.core.errors import IntegrityError, Unsupported
+from hotstart.core.errors import IntegrityError
 
 
 class FormatInvalid(IntegrityError):
@@ -21,8 +21,11 @@ class FormatInvalid(IntegrityError):
         self.reason = reason
 
 
-class FormatVersionUnknown(Unsupported):
-    """A format has a version that this program neither writes nor reads."""
+class FormatVersionUnknown(IntegrityError):
+    """A format has a version that this program neither writes nor reads.
+
+    No host lacks anything: it is what is stored that nobody here can read.
+    """
 
     def __init__(self, format_name: str, version: object, known: Sequence[int]) -> None:
         names = " and ".join(str(number) for number in known)

@@ -43,7 +43,7 @@ from hotstart.store.references import (
     decode_reference,
     encode_reference,
 )
-from hotstart.store.s3_bucket import S3Bucket, store_error
+from hotstart.store.s3_bucket import BucketMissing, S3Bucket, says_no_bucket, store_error
 
 __all__ = ["S3Blobs", "S3Bucket", "S3References"]
 
@@ -85,6 +85,8 @@ class S3Blobs:
                     return self._read_whole(digest)
                 return self._read_span(digest, span)
         except FileNotFoundError as err:
+            if says_no_bucket(err):
+                raise BucketMissing(self.url) from err
             raise BlobNotFound(self.url, digest) from err
 
     def _read_whole(self, digest: Digest) -> Content:
@@ -213,6 +215,8 @@ class S3References:
                 answer = obstore.get(self._bucket.objects, _path(name))
                 return bytes(answer.bytes()), answer.meta["e_tag"] or ""
         except FileNotFoundError as err:
+            if says_no_bucket(err):
+                raise BucketMissing(self.url) from err
             raise ReferenceNotFound(self.url, name) from err
 
     def _put(self, name: ReferenceName, content: bytes, expected: str | None) -> str:

@@ -45,7 +45,10 @@ _REQUEST = re.compile(
     r"(?:Server returned non-2xx status code: )?(.*?)(?:: <.*)?$"
 )
 """What obstore says of a failed request: method, address without its query, what came back."""
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_BUCKET = re.compile(r"(?!.*\.\.)(?!\d+(\.\d+){3}$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_BUCKET_RULE = (
+    "a bucket's name has 3 to 63 lower-case letters, digits, '-' and '.', and is no address"
+)
 
 
 class BucketUrlInvalid(UserError):
@@ -54,6 +57,18 @@ class BucketUrlInvalid(UserError):
     def __init__(self, url: str, why: str) -> None:
         super().__init__(f"{url}: {why}", "write s3://bucket/prefix[?endpoint=URL&region=NAME]")
         self.url = url
+
+
+class BucketMissing(StoreMissing):
+    """The server has no such bucket."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, f"the bucket {urlsplit(url).netloc} does not exist")
+
+
+def says_no_bucket(err: Exception) -> bool:
+    """Tell whether what obstore raised for an object is about its whole bucket."""
+    return "<Code>NoSuchBucket</Code>" in str(err)
 
 
 def store_error(url: str, err: Exception) -> StoreDenied | StoreUnavailable:
@@ -132,7 +147,7 @@ class S3Bucket:
             if "404 Not Found" not in str(err):
                 raise store_error(self.url, err) from err
             if not self._create:
-                raise StoreMissing(self.url) from err
+                raise BucketMissing(self.url) from err
 
     def _put(self, path: str, content: Writable, mode: PutMode, part_bytes: int | None) -> str:
         parts: dict[str, Any] = {"use_multipart": False}
@@ -193,7 +208,7 @@ class S3Bucket:
     def _make_bucket(self) -> None:
         """Make the bucket that a write found missing. Raises StoreMissing unless allowed to."""
         if not self._create:
-            raise StoreMissing(self.url)
+            raise BucketMissing(self.url)
         client = self._client(self._endpoint)
         place: dict[str, Any] = {}
         if self._region != _DEFAULT_REGION:
@@ -215,8 +230,10 @@ class S3Bucket:
 
 def _parse(url: str) -> tuple[str, str, dict[str, str]]:
     parts = urlsplit(url)
+    if not parts.netloc:
+        raise BucketUrlInvalid(url, "no bucket is named")
     if parts.scheme != "s3" or not _BUCKET.fullmatch(parts.netloc):
-        raise BucketUrlInvalid(url, f"{parts.netloc[:80]!r} is not the name of a bucket")
+        raise BucketUrlInvalid(url, f"{parts.netloc[:80]!r} cannot name a bucket: {_BUCKET_RULE}")
     query = dict(parse_qsl(parts.query))
     unknown = sorted(set(query) - {"endpoint", "region"})
     if unknown or parts.fragment:

@@ -92,7 +92,7 @@ class FakeNode:
         self.asked.append(("snapshot", store_url, container, wanted))
         self._find(container)
         return SnapshotReport(
-            wanted["reference"], DIGEST, "rehearsed", True, 10, 5, 1.5, 2.5, {"dump_ms": 1.0}
+            wanted["reference"], DIGEST, "rehearsed", True, 10, 5, 1.5, 2.5, {"dump_ms": 1.0}, "why"
         )
 
     def mount(self, store_url, reference, *, target, filler, read_ahead_kib, call):

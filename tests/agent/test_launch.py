@@ -2,12 +2,14 @@
 
 import fcntl
 import os
+from pathlib import Path
 
 import pytest
 
 from agent import launch
 from agent.launch import NoAgent, NotRoot, await_end, connect, is_running
 from hotstart.core.errors import Unavailable
+from hotstart.core.run import run
 
 
 @pytest.fixture
@@ -37,5 +39,19 @@ def test_the_holder_of_the_lock_is_the_agent(locked):
 def test_an_agent_is_not_started_by_others_than_root(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(NotRoot, match="needs root"):
-        launch.ensure(tmp_path / "root")
+        launch.ensure(tmp_path / "root", environment={})
     assert not (tmp_path / "root").exists()
+
+
+def test_an_agent_imports_nothing_from_where_it_is_started(tmp_path):
+    """Whoever may write to a directory must not decide what root runs."""
+    (tmp_path / "json.py").write_text("raise SystemExit('imported from the current directory')")
+    argv = [*launch.agent_command(tmp_path / "root", "auto"), "--help"]
+    env = launch.agent_environment({**os.environ, "PYTHONPATH": os.pathsep})
+    assert "hotstart-agent" in run(argv, env=env, cwd=tmp_path).text
+
+
+def test_an_agent_finds_its_packages_before_others(tmp_path):
+    env = launch.agent_environment({"PYTHONPATH": "/other::src", "A": "b"})
+    own = str(Path(launch.__file__).parents[1])
+    assert env == {"PYTHONPATH": os.pathsep.join([own, "/other"]), "A": "b"}

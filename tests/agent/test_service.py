@@ -173,6 +173,7 @@ def test_snapshot_mounts_and_pull_arrive(client, node):
         "file:///s", "web", "snap:v1", goldens=['{"path":"/"}'], statefulness="stateless"
     )
     assert (report.verdict, report.stateless, report.phases) == ("rehearsed", True, {"dump_ms": 1})
+    assert report.stateful_reason == "why"
     assert node.asked[-1][3]["goldens"] == ('{"path":"/"}',)
     mounted = client.mount("file:///s", "app:v1", Path("/mnt"), filler="fuse", read_ahead_kib=64)
     assert (mounted.target, mounted.filler, mounted.local_bytes) == ("/mnt", "fuse", 64)

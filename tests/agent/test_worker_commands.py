@@ -1,8 +1,11 @@
-"""Workers outlive agents: which credentials they get when the next agent comes."""
+"""Workers: what they are started with, and which credentials they get when an agent follows."""
+
+import os
 
 import pytest
 
 from agent.parts import worker_commands
+from hotstart.core.run import run
 
 OLD = {"AWS_ACCESS_KEY_ID": "old", "AWS_SESSION_TOKEN": "old", "AWS_CA_BUNDLE": "/old"}
 
@@ -26,3 +29,10 @@ def test_a_new_key_never_goes_with_an_old_session_token(tmp_path):
 def test_a_profile_takes_the_place_of_a_key(tmp_path):
     env = variables(tmp_path, {"AWS_PROFILE": "team"})
     assert (env["AWS_PROFILE"], env["AWS_ACCESS_KEY_ID"]) == ("team", "")
+
+
+def test_workers_import_nothing_from_where_they_are_started(tmp_path):
+    (tmp_path / "json.py").write_text("raise SystemExit('imported from the current directory')")
+    for command in worker_commands(tmp_path, {}):
+        env = {**os.environ, **command.env}
+        assert "usage" in run([*command.argv, "--help"], env=env, cwd=tmp_path).text

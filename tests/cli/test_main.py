@@ -66,6 +66,12 @@ def test_the_default_store_lies_in_the_root():
         ["run", "app", "-v", "/only-one"],
         ["run", "app", "--ready", "ftp://x"],
         ["run", "app", "--memory", "much"],
+        ["run", "app", "--memory", "99999999999t"],
+        ["run", "app", "--cpus", "inf"],
+        ["run", "app", "--cpus", "nan"],
+        ["run", "app", "--ready-timeout", "nan"],
+        ["stop", "web", "--time", "nan"],
+        ["logs", "web", "--tail", "99999999999"],
         ["run", "app", "--weights", "s3://b"],
         ["run", "app", "--gpus", "all"],
         ["restore", "app", "--check"],
@@ -133,6 +139,17 @@ def test_who_is_not_root_is_told_so_before_anything_is_made(words, tmp_path, cap
     assert status == 100
     assert "needs root; run it as root" in err
     assert not root.exists()
+
+
+@pytest.mark.parametrize("words", [["agent", "start"], ["run", "app:v1"], ["agent", "run"]])
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_root_that_is_no_directory_is_a_sentence(words, place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    (tmp_path / "file").touch()
+    status, _, err, _ = call(["--root", str(tmp_path / place), *words], capsys)
+    assert status == 100
+    assert "choose another --root" in err
+    assert len(err.strip().splitlines()) == 1
 
 
 def test_doctor_explains_every_ability(tmp_path, capsys):

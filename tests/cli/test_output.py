@@ -2,12 +2,16 @@
 
 import json
 
-from cli import output
+import pytest
+
+from agent.values import MountView
+from cli import container_cmd, mount_cmd, output
 from cli.progress_bars import BarSink, amount_of
 from hotstart.core.digest import Digest
 from hotstart.core.errors import Conflict
 from hotstart.core.progress import Progress
 from runtime.container_spec import PortMapping
+from tests.agent.fake_node import view
 
 
 def test_columns_line_up():
@@ -62,3 +66,13 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
     with output.progress() as sink:
         sink.update(Progress("pull", 2, 2, finished=True))
     assert capsys.readouterr().err == "pull: 2 of 2 bytes done\n"
+
+
+def test_a_mount_that_nobody_has_named_is_shown_by_its_digest():
+    view = MountView("", "", "sha256:" + "a" * 64, "fuse", 100, 50, 1)
+    assert mount_cmd._row(view)[:2] == ("-", "sha256:aaaaaaaaaaaa")
+
+
+@pytest.mark.parametrize(("state", "ports"), [("running", "127.0.0.1:8080->80"), ("stopped", "-")])
+def test_ports_are_shown_as_long_as_they_are_held(state, ports):
+    assert container_cmd._row(view("web", state=state))[-1] == ports

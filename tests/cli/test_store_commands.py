@@ -1,12 +1,20 @@
 """Commands that work on the store alone: build, images, inspect, verify, trace, rm."""
 
+import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from cli import main as cli_main
 from cli.settings import Settings
+from cli.verification import Verifier
+from hotstart.store import media_types
+from hotstart.store.descriptor import Descriptor
+from hotstart.store.references import ReferenceName
+from hotstart.store.stack import open_store
+from hotstart.store.trace import Trace, TraceSpan
 
 
 @pytest.fixture
@@ -34,6 +42,16 @@ def built(call, tree):
     status, out, _ = call("build", str(tree), "-t", "team/app:v1", "--cmd", "/bin/app", "--cmd", "")
     assert status == 0
     return out.strip()
+
+
+class Events:
+    """A progress sink that keeps everything."""
+
+    def __init__(self):
+        self.seen = []
+
+    def update(self, event):
+        self.seen.append(event)
 
 
 def blobs(tmp_path):
@@ -79,6 +97,16 @@ def test_verify_finds_a_flipped_byte_in_any_object(call, built, tmp_path):
     assert call("verify", "team/app:v1")[0] == 0
 
 
+def test_verify_of_an_image_needs_no_keys(call, built, monkeypatch):
+    """Only root may read them, and only a snapshot is signed."""
+
+    def refuse(root):
+        raise AssertionError("the keys were read")
+
+    monkeypatch.setattr("cli.verify_cmd.trusted_keys", refuse)
+    assert call("verify", "team/app:v1")[0] == 0
+
+
 def test_verify_finds_a_flipped_byte_in_the_reference(call, built, tmp_path):
     reference = tmp_path / "root/store/references/team/app/_tags/v1"
     content = reference.read_bytes()
@@ -94,13 +122,55 @@ def test_verify_names_a_missing_object(call, built, tmp_path):
     biggest.unlink()
     status, _, err = call("verify", "team/app:v1")
     assert status == 104
-    assert f"no blob sha256:{biggest.name}" in err
+    assert err.count(f"no blob sha256:{biggest.name}") == 1
 
 
 def test_rm_removes_the_name_only(call, built):
     assert call("rm", "team/app:v1")[0] == 0
     assert call("inspect", "team/app:v1")[0] == 101
-    assert call("rm", "team/app:v1")[0] == 101
+    assert call("rm", "team/app:v1", "--image")[0] == 101
+
+
+def test_rm_of_an_unknown_name_says_where_it_looked(call, built, tmp_path):
+    status, _, err = call("rm", "nothing")
+    assert status == 101
+    assert f"neither a container of {tmp_path / 'root'} nor a reference of file://" in err
+    assert "see hotstart ps and hotstart images" in err
+
+
+def test_rm_of_a_name_that_is_both_asks_which(call, built, tree, tmp_path):
+    call("build", str(tree), "-t", "app")
+    (tmp_path / "root" / "containers" / "app").mkdir(parents=True)
+    status, _, err = call("rm", "app")
+    assert status == 102
+    assert "say which: --container or --image" in err
+
+
+@pytest.mark.parametrize("name", ["web", "web-"])
+def test_rm_of_a_container_needs_no_store(call, name, tmp_path):
+    """A container may have a name that no reference can have."""
+    (tmp_path / "root" / "containers" / name).mkdir(parents=True)
+    status, _, err = call("rm", name)
+    assert status == 101  # no agent has ever run for this root
+    assert f"no container {name}" in err
+    assert not (tmp_path / "root" / "store").exists()
+
+
+def test_progress_of_verify_ends_at_its_total(built, tmp_path):
+    store = open_store(f"file://{tmp_path}/root/store")
+    name = ReferenceName.parse("team/app:v1")
+    image = store.references.get(name).target.digest
+    trace = Trace(("a" * 64,), (TraceSpan(0, 0, 4, 1),)).encode()
+    descriptor = Descriptor.of(media_types.TRACE, trace)
+    store.blobs.put(descriptor.digest, trace)
+    store.references.swap(ReferenceName.trace_of(image), descriptor, None)
+    events = Events()
+    result = Verifier(store, None, events).check(name)
+    assert result.problems == ()
+    assert all(event.done <= event.total for event in events.seen if event.total)
+    *_, before, last = events.seen
+    assert before.done == before.total == last.done == last.total == result.read_bytes
+    assert last.finished
 
 
 def test_trace_says_that_nothing_is_recorded(call, built):
@@ -109,10 +179,31 @@ def test_trace_says_that_nothing_is_recorded(call, built):
     assert "no start of this image is recorded" in err
 
 
-@pytest.mark.parametrize("source", ["/nonexistent", "oci:/nonexistent", "weird:thing"])
-def test_a_source_that_is_none_is_refused_and_makes_nothing(call, source, tmp_path):
+@pytest.mark.parametrize("golden", ["none.json", "directory", "latin"])
+def test_a_golden_request_that_cannot_be_read_is_named(call, golden, tmp_path):
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "latin").write_bytes(b'"caf\xe9"')
+    path = tmp_path / golden
+    status, _, err = call("snapshot", "web", "-t", "x:v1", "--golden", str(path))
+    assert status == (101 if golden == "none.json" else 100)
+    assert str(path) in err
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("/nonexistent", 101),
+        ("oci:/nonexistent", 101),
+        ("oci-archive:/nonexistent:v1", 101),
+        ("weird:thing", 101),
+        ("/dev/null", 100),
+        ("oci-archive:/", 100),
+    ],
+)
+def test_a_source_that_is_none_is_refused_and_makes_nothing(call, source, expected, tmp_path):
     status, _, err = call("build", source, "-t", "x:v1")
-    assert status == 100
+    assert status == expected
     assert len(err.strip().splitlines()) == 1
     assert not blobs(tmp_path)
 
@@ -121,3 +212,22 @@ def test_an_unknown_store_is_a_sentence(call):
     status, _, err = call("--store", "ftp://host/x", "images")
     assert status == 100
     assert "unknown kind of store" in err
+
+
+def test_who_may_not_look_into_the_root_gets_a_sentence(call, built, tmp_path, monkeypatch):
+    def refuse(path, **_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    for name in ("exists", "is_dir"):
+        usual = getattr(Path, name)
+        monkeypatch.setattr(
+            Path,
+            name,
+            lambda path, usual=usual: (
+                refuse(path) if path.parts[-1] in ("state.db", "web") else usual(path)
+            ),
+        )
+    for words, expected in ((("ps",), 100), (("rm", "web"), 101)):
+        status, _, err = call(*words)
+        assert status == expected
+        assert len(err.strip().splitlines()) == 1

@@ -114,6 +114,7 @@ def test_a_snapshot_is_restored_with_its_state(hotstart, port, scratch):
     taken = hotstart.ok("snapshot", "web", "-t", "warm:v1", "--golden", golden, "--json")
     assert taken.document["verdict"] == "rehearsed"
     assert taken.document["stateless"] is False  # a cold start counts from 0
+    assert "a cold start does not answer the same: " in taken.document["stateful_reason"]
     assert not answers(port)
     hotstart.ok("verify", "warm:v1")
 
@@ -137,7 +138,8 @@ def test_a_snapshot_is_restored_with_its_state(hotstart, port, scratch):
 def test_leave_running_leaves_it_running_and_an_empty_node_restores(hotstart, other, port):
     serve(hotstart, port)
     before = ask(port)
-    hotstart.ok("snapshot", "web", "-t", "left:v1", "--leave-running")
+    taken = hotstart.ok("snapshot", "web", "-t", "left:v1", "--leave-running")
+    assert "left:v1 is stateful: no golden request says" in taken.err
     assert ask(port) == before
     hotstart.ok("stop", "web")
     foreign = other("restore", "left:v1", "-d", "-p", f"{port}:8000", "--json")

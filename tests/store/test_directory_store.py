@@ -197,6 +197,17 @@ def test_failures_of_the_disk_are_named_and_leave_nothing(
         store.references.get(NAME)
 
 
+def test_a_store_without_permission_names_the_path_and_no_credentials(store, monkeypatch):
+    def refuse(path, flags):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+
+    monkeypatch.setattr("hotstart.store.directory.os.open", refuse)
+    with pytest.raises(StoreDenied, match=f"no permission for /.*/{DIGEST.hex}") as denied:
+        store.blobs.read(DIGEST)
+    assert "credentials" not in denied.value.hint
+    assert "--store" in denied.value.hint
+
+
 def test_a_failed_swap_keeps_what_was_there(store, monkeypatch):
     made = store.references.swap(NAME, TARGET, None)
 

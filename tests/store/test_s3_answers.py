@@ -5,8 +5,10 @@ import pytest
 from hotstart.core.digest import Digest
 from hotstart.core.span import Span
 from hotstart.store.blob_store import StoreDenied, StoreMissing, StoreUnavailable
+from hotstart.store.references import ReferenceName
 from hotstart.store.retrying import RetryPolicy
 from hotstart.store.s3 import S3Blobs, S3Bucket
+from hotstart.store.s3_bucket import BucketUrlInvalid
 from hotstart.store.stack import open_store
 from tests.store.answering_server import Answer, answering
 
@@ -82,6 +84,31 @@ def test_a_missing_bucket_is_not_made_without_create():
         with pytest.raises(StoreMissing):
             opened(endpoint, create=False).blobs.put(DIGEST, CONTENT)
         assert len(requests) == 2
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_what_is_read_of_a_missing_bucket_names_the_bucket(create):
+    with answering(NO_BUCKET) as (endpoint, _):
+        store = opened(endpoint, create=create)
+        with pytest.raises(StoreMissing, match="the bucket bucket does not exist"):
+            store.blobs.read(DIGEST)
+        with pytest.raises(StoreMissing, match="the bucket bucket does not exist"):
+            store.references.get(ReferenceName.parse("app:v1"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "no bucket is named"),
+        ("Upper", "cannot name a bucket"),
+        ("ab", "3 to 63"),
+        ("in..valid", "cannot name a bucket"),
+        ("10.0.0.1", "is no address"),
+    ],
+)
+def test_what_cannot_be_a_bucket_is_refused_with_the_rule(name, words):
+    with pytest.raises(BucketUrlInvalid, match=words):
+        S3Bucket.open(f"s3://{name}/prefix")
 
 
 def test_a_bucket_that_may_not_be_made_is_denied():

@@ -246,7 +246,7 @@ class SnapshotEvent(_message.Message):
     def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., result: _Optional[_Union[SnapshotResult, _Mapping]] = ...) -> None: ...
 
 class SnapshotResult(_message.Message):
-    __slots__ = ("reference", "digest", "verdict", "stateless", "size_bytes", "uploaded_bytes", "frozen_ms", "elapsed_ms", "phases")
+    __slots__ = ("reference", "digest", "verdict", "stateless", "size_bytes", "uploaded_bytes", "frozen_ms", "elapsed_ms", "phases", "stateful_reason")
     class PhasesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -263,6 +263,7 @@ class SnapshotResult(_message.Message):
     FROZEN_MS_FIELD_NUMBER: _ClassVar[int]
     ELAPSED_MS_FIELD_NUMBER: _ClassVar[int]
     PHASES_FIELD_NUMBER: _ClassVar[int]
+    STATEFUL_REASON_FIELD_NUMBER: _ClassVar[int]
     reference: str
     digest: str
     verdict: str
@@ -272,7 +273,8 @@ class SnapshotResult(_message.Message):
     frozen_ms: float
     elapsed_ms: float
     phases: _containers.ScalarMap[str, float]
-    def __init__(self, reference: _Optional[str] = ..., digest: _Optional[str] = ..., verdict: _Optional[str] = ..., stateless: _Optional[bool] = ..., size_bytes: _Optional[int] = ..., uploaded_bytes: _Optional[int] = ..., frozen_ms: _Optional[float] = ..., elapsed_ms: _Optional[float] = ..., phases: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    stateful_reason: str
+    def __init__(self, reference: _Optional[str] = ..., digest: _Optional[str] = ..., verdict: _Optional[str] = ..., stateless: _Optional[bool] = ..., size_bytes: _Optional[int] = ..., uploaded_bytes: _Optional[int] = ..., frozen_ms: _Optional[float] = ..., elapsed_ms: _Optional[float] = ..., phases: _Optional[_Mapping[str, float]] = ..., stateful_reason: _Optional[str] = ...) -> None: ...
 
 class MountRequest(_message.Message):
     __slots__ = ("store_url", "reference", "target", "filler", "read_ahead_kib")

@@ -1,0 +1,118 @@
+"""Which route a start takes, and what is said when it isn't the one that was hoped for."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from agent import starts
+from agent.long_call import LongCall
+from agent.starts import Starter, StartTools
+from hotstart.core.digest import Digest
+from hotstart.core.errors import HotstartError
+from runtime.container_spec import ContainerSpec
+from runtime.loaded_snapshot import LoadedSnapshot, MemoryTooSmall
+
+IMAGE = SimpleNamespace(
+    reference="app:v1", digest=Digest.of(b"image"), config={"config": {"Cmd": ["/app"]}}
+)
+
+
+class StartedCold(HotstartError):
+    """The cold route was taken."""
+
+
+class Cold:
+    def load(self, store, reference, phases):
+        return IMAGE
+
+    def start(self, *arguments, **rest):
+        raise StartedCold
+
+
+class Restorer:
+    """Must not be asked to restore."""
+
+    def check_host(self, snapshot):
+        pass
+
+
+class Containers:
+    """No container; a name that is reserved has come too far for a refused restore."""
+
+    def running(self):
+        return []
+
+    def starting(self, record):
+        raise StartedCold if record.route == "cold" else AssertionError("a restore has begun")
+
+
+@pytest.fixture
+def starter(monkeypatch):
+    """A node whose store has one snapshot, of 64 MiB."""
+    config = SimpleNamespace(
+        memory_files=(SimpleNamespace(size_bytes=64 << 20),),
+        memory_bytes=None,
+        cpus=2.0,
+        stateful=False,
+    )
+    monkeypatch.setattr(
+        starts,
+        "load_snapshot",
+        lambda store, name, **_: LoadedSnapshot(name, "file:///s", None, config, None),
+    )
+    tools = StartTools(
+        containers=Containers(),
+        cold=Cold(),
+        restorer=Restorer,
+        open_store=lambda url: SimpleNamespace(url=url),
+        trusted=tuple,
+        fetched=dict,
+    )
+    return Starter(tools)
+
+
+def notices(call):
+    call.start(lambda: None)
+    return [event for event in call.events() if isinstance(event, str)]
+
+
+def test_a_run_starts_cold_when_the_snapshot_does_not_fit_its_memory_limit_and_says_so(starter):
+    call = LongCall()
+    spec = ContainerSpec(name="web", memory_bytes=32 << 20, cpus=1.0)
+    with pytest.raises(StartedCold):
+        starter.run(
+            "file:///s", "app:v1", spec=spec, no_snapshot=False, background_fill=False, call=call
+        )
+    (notice,) = notices(call)
+    assert notice.startswith("app:v1: starts cold: the snapshot of app:v1: its processes need 64")
+
+
+def test_a_run_gets_no_limit_that_it_did_not_ask_for(starter):
+    call = LongCall()
+    with pytest.raises(StartedCold):
+        starter.run(
+            "file:///s",
+            "app:v1",
+            spec=ContainerSpec(name="web"),
+            no_snapshot=False,
+            background_fill=False,
+            call=call,
+        )
+    (notice,) = notices(call)
+    assert "it was captured with --cpus, and this start asks for no such limit" in notice
+
+
+def test_a_restore_that_does_not_fit_its_memory_limit_is_refused_before_anything_is_made(starter):
+    call = LongCall()
+    with pytest.raises(MemoryTooSmall):
+        starter.restore(
+            "file:///s",
+            "snap:v1",
+            spec=ContainerSpec(name="web", memory_bytes=32 << 20),
+            fallback="default",
+            trust_unsigned=False,
+            allow_clones=False,
+            background_fill=False,
+            call=call,
+        )
+    assert notices(call) == []
