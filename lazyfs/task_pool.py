@@ -47,6 +47,11 @@ class TaskPool:
                 self._start()
         self._jobs.put(job)
 
+    @property
+    def unfinished(self) -> int:
+        """How many jobs run or wait for a thread; those of ``later`` count when they are due."""
+        return self._unfinished
+
     def later(self, delay_s: float, job: Job) -> None:
         """Submit ``job`` after ``delay_s``."""
         with self._lock:
