@@ -21,7 +21,7 @@ from lazyfs.pieces import Piece, Purpose, State, Target, Task, TaskEnd
 Packs: TypeAlias = Sequence[Digest]
 
 DEMAND_BYTES = 1 << 20
-"""Stored bytes that one request for a fault, or beside one, fetches at most; more go in parallel."""
+"""Stored bytes that one request for a fault, or beside one, fetches at most; more are parallel."""
 PREFETCH_BYTES = 4 << 20
 """Stored bytes of one prefetch request."""
 

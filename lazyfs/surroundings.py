@@ -39,19 +39,19 @@ class Surroundings:
         if self._pool.unfinished < UNFINISHED:
             self._pool.submit(partial(self._look_up, fault, packs))
 
-    def close(self) -> None:
-        """End the threads after what they fetch."""
-        self._pool.close()
+    def close(self, *, wait: bool = True) -> None:
+        """End the threads after what they fetch, and ``wait`` for that."""
+        self._pool.close(wait=wait)
 
     def _look_up(self, fault: Fault, packs: Packs) -> None:
         device = fault.device
-        if device.closed:
+        if device.closed or self._pool.unfinished > UNFINISHED:
             return
         missed = Span(fault.first_page * PAGE, fault.pages * PAGE)
         window = self._around.window(device.device_id, missed, device.spec.pages * PAGE)
         with contextlib.suppress(HotstartError):  # the table's next part can't be read: so be it
             for part in window.split(REQUEST_BYTES):
-                if self._pool.unfinished >= UNFINISHED:
+                if self._pool.unfinished > UNFINISHED:
                     return
                 chunks = device.table().between(part)
                 for task in self._claims.queue_surroundings(device, chunks, packs):

@@ -2,23 +2,17 @@
 
 import random
 import threading
-import time
 
 import pytest
 
 from hotstart.core.digest import DigestMismatch
 from hotstart.core.errors import Unavailable
 from hotstart.core.span import PAGE
-from hotstart.store.blob_store import BlobNotFound, StoreDenied, StoreUnavailable
+from hotstart.store.blob_store import BlobNotFound, StoreDenied
 from hotstart.store.trace import Trace, TraceSpan
-from lazyfs.claims import Claims
-from lazyfs.fault import Fault
 from lazyfs.plans import EverythingPlan, TracePlan
 from lazyfs.prefetch import Prefetcher
-from lazyfs.read_around import ReadAround
-from lazyfs.surroundings import UNFINISHED, Surroundings
 from tests.fakes.faulty_store import FaultyBlobs
-from tests.lazyfs.node import wait_until
 from tests.lazyfs.small_device import (
     CHUNK_PAGES,
     CHUNKS,
@@ -26,29 +20,17 @@ from tests.lazyfs.small_device import (
     HeldBlobs,
     Reader,
     SmallDevice,
+    arrived,
     expected,
+    held,
+    prefetch,
     reads_of,
 )
-
-IN_SECOND_PACK = 4 * CHUNK_PAGES * 4
-"""A page whose chunk the first pack has no room for."""
 
 
 @pytest.fixture
 def small(tmp_path):
     return SmallDevice(tmp_path)
-
-
-def held(small, digests):
-    blobs = HeldBlobs(small.store.blobs)
-    blobs.held_blobs = digests
-    blobs.gate.clear()
-    return blobs
-
-
-def arrived(blobs, count):
-    for _ in range(count):
-        assert blobs.waiting.acquire(timeout=20)
 
 
 def test_a_fault_is_answered_when_its_bytes_are_there(small):
@@ -186,10 +168,6 @@ def test_completion_is_told_once(small):
         job = Prefetcher(engine).start(EverythingPlan(), {device.device_id: device})
         assert job.done.wait(20)
         assert told == [device]
-
-
-def prefetch(engine, device, plan, **options):
-    return Prefetcher(engine, **options).start(plan, {device.device_id: device})
 
 
 def test_prefetching_everything_makes_the_device_whole(small):
@@ -357,147 +335,3 @@ def test_what_fails_at_a_devices_completion_leaves_nobody_waiting(small):
         assert job.done.wait(20)
         assert job.error is None
         assert device.complete
-
-
-def test_what_lies_around_a_miss_comes_with_it(small):
-    with small.engine(around=ReadAround()) as (engine, device):
-        assert Reader(engine, device, 5, 1).bytes() == expected(small, 5, 1)
-        wait_until(lambda: device.ready.missing(20, 4) < 0)
-        assert [Reader(engine, device, 20, 4).bytes()] == [expected(small, 20, 4)]
-
-
-def test_a_reader_does_not_wait_for_the_surroundings(small):
-    blobs = held(small, {small.packs[1].digest})
-    with small.engine(blobs, around=ReadAround()) as (engine, device):
-        reader = Reader(engine, device, 5, 1)
-        arrived(blobs, 1)  # the other pack, of which the miss needs nothing, is under way
-        assert reader.bytes() == expected(small, 5, 1)
-        assert not blobs.gate.is_set()
-        blobs.gate.set()
-
-
-class AwayOnce(HeldBlobs):
-    """The first read that was held up fails; those after it are good and not held up."""
-
-    def __init__(self, small, error):
-        super().__init__(small.store.blobs)
-        self._error = error
-        self.held_blobs = {small.packs[1].digest}
-        self.gate.clear()
-
-    def read(self, digest, span=None):
-        content = super().read(digest, span)
-        if digest in self.held_blobs:
-            self.held_blobs = set()
-            raise self._error
-        return content
-
-
-@pytest.mark.parametrize("error", [StoreUnavailable("mem://", "away"), OSError(5, "I/O error")])
-def test_a_reader_outlives_the_surroundings_that_it_has_joined(small, error):
-    """Without patience: the reader has its own first try, whatever became of theirs."""
-    blobs = AwayOnce(small, error)
-    with small.engine(blobs, around=ReadAround(), patience_s=0) as (engine, device):
-        assert Reader(engine, device, 5, 1).result() is None
-        arrived(blobs, 1)
-        joined = Reader(engine, device, IN_SECOND_PACK, 1)
-        wait_until(lambda: joined_by_readers(device))
-        blobs.gate.set()
-        assert joined.bytes() == expected(small, IN_SECOND_PACK, 1)
-
-
-def joined_by_readers(device):
-    return any(piece.waiters for piece in list(device.chunks.values()))
-
-
-def test_surroundings_are_not_tried_again(small):
-    blobs = AwayOnce(small, StoreUnavailable("mem://", "away"))
-    with small.engine(blobs, around=ReadAround()) as (engine, device):
-        assert Reader(engine, device, 5, 1).result() is None
-        arrived(blobs, 1)
-        blobs.gate.set()
-        wait_until(lambda: not device.chunks)
-        assert len(reads_of(blobs, {small.packs[1].digest})) == 1
-        assert device.counters.retries == 0
-
-
-def test_a_pull_goes_on_with_surroundings_that_fail_once(small):
-    blobs = AwayOnce(small, StoreUnavailable("mem://", "away"))
-    with small.engine(blobs, around=ReadAround()) as (engine, device):
-        assert Reader(engine, device, 5, 1).result() is None
-        arrived(blobs, 1)
-        job = prefetch(engine, device, EverythingPlan(), connections=1)
-        wait_until(lambda: any(piece.task.ended for piece in list(device.chunks.values())))
-        blobs.gate.set()
-        assert job.done.wait(20)
-        assert job.error is None
-        assert device.all_ready()
-
-
-def test_a_reader_has_its_own_patience_with_what_an_earlier_one_asked_for(small):
-    """Both wait for one request; the earlier reader's time is over, the later one's is not."""
-    blobs = AwayOnce(small, StoreUnavailable("mem://", "away"))
-    with small.engine(blobs, patience_s=1000) as (engine, device):
-        late, early = [], []
-        since = time.monotonic()
-        for answers, since_s in ((early, since - 2000), (late, since)):
-            engine.request(Fault(device, IN_SECOND_PACK, 1, answers.append, since_s))
-            wait_until(lambda n=since_s: waiters_of(device) == 1 + (n == since))
-        blobs.gate.set()
-        wait_until(lambda: early and late)
-        assert isinstance(early[0], StoreUnavailable)
-        assert late == [None]
-
-
-def waiters_of(device):
-    return sum(len(piece.waiters) for piece in list(device.chunks.values()))
-
-
-def test_while_surroundings_are_stuck_no_more_of_them_are_begun(small):
-    class Counted(ReadAround):
-        asked = 0
-
-        def window(self, *words):
-            self.asked += 1
-            return super().window(*words)
-
-    release, around = threading.Event(), Counted()
-    with small.engine() as (_, device):
-        surroundings = Surroundings(around, Claims(), lambda _: release.wait(20))
-        packs = device.table().packs
-        for page in range(4 * UNFINISHED):
-            surroundings.of(Fault(device, page, 1, print, 0.0), packs)
-        wait_until(lambda: around.asked)
-        unfinished = surroundings._pool.unfinished
-        surroundings.of(Fault(device, 0, 1, print, 0.0), packs)
-        assert unfinished >= UNFINISHED >= around.asked
-        assert surroundings._pool.unfinished == unfinished
-        release.set()
-        surroundings.close()
-
-
-def test_surroundings_whose_store_stumbles_harm_nobody(small):
-    blobs = FaultyBlobs(small.store.blobs, "ok timeout timeout short ok")
-    with small.engine(blobs, around=ReadAround()) as (engine, device):
-        assert Reader(engine, device, 5, 1).bytes() == expected(small, 5, 1)
-        assert Reader(engine, device, 20, 4).bytes() == expected(small, 20, 4)
-
-
-def test_a_table_that_cannot_tell_the_surroundings_harms_no_reader(small):
-    with small.engine(around=ReadAround()) as (engine, device):
-        table = device.table()
-        asked = []
-
-        class Narrow:
-            packs = table.packs
-
-            def between(self, span):
-                asked.append(span.length)
-                if span.length > PAGE:
-                    raise StoreDenied("mem://", "no more of the table")
-                return table.between(span)
-
-        device.table = Narrow
-        assert Reader(engine, device, 5, 1).bytes() == expected(small, 5, 1)
-        wait_until(lambda: any(length > PAGE for length in asked))
-        assert Reader(engine, device, 20, 1).bytes() == expected(small, 20, 1)
