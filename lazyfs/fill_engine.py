@@ -76,11 +76,14 @@ class FillEngine:
         else:
             self._release(fault)
 
-    def close(self) -> None:
-        """End the demand threads. Faults that wait stay unanswered: a successor finds them."""
-        self.demand.close()
+    def close(self, *, wait: bool = True) -> None:
+        """End the threads. Faults that wait stay unanswered: a successor finds them.
+
+        Without ``wait`` threads that are in a store end when it answers, or with the process.
+        """
+        self.demand.close(wait=wait)
         if self._surroundings is not None:
-            self._surroundings.close()
+            self._surroundings.close(wait=wait)
 
     def _look_up(self, fault: Fault) -> None:
         """Find the chunks of a fault's absent pages and fetch those that nobody fetches."""

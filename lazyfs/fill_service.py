@@ -236,12 +236,15 @@ class FillService:
         return {served.device.device_id: _device_stats(served.device) for served in sets}
 
     def close(self) -> None:
-        """Stop serving. What is unanswered stays in the journals for a successor."""
+        """Stop serving. What is unanswered stays in the journals for a successor.
+
+        Waits for no store: readers wait for the successor, and that for the end of this process.
+        """
         self._dispatcher.close()
         for _, served in self._sets.values():
             if isinstance(served, FuseSet):
                 served.close()
-        self._engine.close()
+        self._engine.close(wait=False)
 
     def _served(self, name: str) -> tuple[DeviceMeta, Served]:
         served = self._sets.get(name)

@@ -65,8 +65,8 @@ class TaskPool:
                 self._timer.start()
             self._due.notify()
 
-    def close(self) -> None:
-        """End the threads after the jobs they run; what waits is dropped."""
+    def close(self, *, wait: bool = True) -> None:
+        """End the threads after the jobs they run, and wait for that; what waits is dropped."""
         with self._lock:
             self._closed = True
             self._delayed.clear()
@@ -74,7 +74,7 @@ class TaskPool:
             threads = [*self._threads, *([self._timer] if self._timer else [])]
         for _ in threads:
             self._jobs.put(None)
-        for thread in threads:
+        for thread in threads if wait else ():
             if thread is not threading.current_thread():
                 thread.join()
 
