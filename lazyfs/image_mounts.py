@@ -17,7 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,15 @@ class MountBusy(Conflict):
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """One mounted image. ``users`` and ``unused_since_s`` change under the books' lock."""
+    """One mounted image. ``uses`` and ``unused_since_s`` change under the books' lock.
+
+    ``uses`` has the read-ahead that each use asked for, the latest last.
+    """
 
     spec: MountSpec
     path: Path
     mount: ErofsMount
-    users: int = 0
+    uses: list[int] = field(default_factory=list)
     unused_since_s: float = field(default_factory=time.monotonic)
     keep_marks: bool = False
 
@@ -70,9 +73,10 @@ class _Entry:
 class MountedImage:
     """One use of a mounted image; ``release`` exactly once."""
 
-    def __init__(self, mounts: ImageMounts, entry: _Entry) -> None:
+    def __init__(self, mounts: ImageMounts, entry: _Entry, read_ahead_kib: int) -> None:
         self._mounts = mounts
         self._entry: _Entry | None = entry
+        self._read_ahead_kib = read_ahead_kib
         self.spec = entry.spec
         self.path = entry.path
 
@@ -80,7 +84,7 @@ class MountedImage:
         """Let go; a second call does nothing."""
         entry, self._entry = self._entry, None
         if entry is not None:
-            self._mounts.give_back(entry)
+            self._mounts.give_back(entry, self._read_ahead_kib)
 
     def __enter__(self) -> MountedImage:
         return self
@@ -172,6 +176,7 @@ class ImageMounts:
     ) -> MountedImage:
         """Mount an image, or use the mount that is there; files opened next read ahead so far.
 
+        Of several uses the latest says how far; when it is released, the one before it again.
         With ``keep_marks`` complete devices keep raising events, for a recording on this mount.
         Raises Unsupported (kernel, file system), what the store raises for the bootstrap, OSError.
         """
@@ -186,9 +191,9 @@ class ImageMounts:
             finally:
                 self._unprepare(spec.manifest)
             with self._lock:  # the last step: nothing can fail any more
-                entry.users += 1
+                entry.uses.append(read_ahead_kib)
                 self._entries[spec.manifest] = entry
-        return MountedImage(self, entry)
+        return MountedImage(self, entry, read_ahead_kib)
 
     def _mount_new(self, spec: MountSpec, read_ahead_kib: int, *, keep_marks: bool) -> _Entry:
         blobs = self._stores.get(spec.store_url).blobs
@@ -233,22 +238,29 @@ class ImageMounts:
         if spec is not None:
             self._unclaim(spec)
 
-    def give_back(self, entry: _Entry) -> None:
+    def give_back(self, entry: _Entry, read_ahead_kib: int) -> None:
         """Note that one user is gone; unmount what has been idle longest beyond the limit."""
-        with self._lock:
-            entry.users -= 1
-            entry.unused_since_s = time.monotonic()
-            idle = sorted(
-                (e for e in self._entries.values() if e.users == 0), key=lambda e: e.unused_since_s
-            )
-            surplus = idle[: max(0, len(idle) - self._idle_limit)]
-        for one in surplus:
+        with self._images.holding(entry.spec.manifest):
+            with self._lock:
+                entry.uses.remove(read_ahead_kib)
+                entry.unused_since_s = time.monotonic()
+                latest = entry.uses[-1:]
+            for kib in latest:
+                with suppress(OSError):  # reads of the uses that are left are slower or faster
+                    set_read_ahead(entry.mount, kib)
+        for one in self._surplus():
             try:
                 self.unmount(one.spec.manifest)
             except MountBusy:
                 continue  # it stays, idle, until the next one goes
             except (HotstartError, OSError) as err:  # no matter of whoever lets go of another
                 log.warning("idle_mount_not_ended", path=one.path, reason=err)
+
+    def _surplus(self) -> list[_Entry]:
+        with self._lock:
+            idle = [entry for entry in self._entries.values() if not entry.uses]
+        idle.sort(key=lambda entry: entry.unused_since_s)
+        return idle[: max(0, len(idle) - self._idle_limit)]
 
     def unmount(self, manifest: str) -> bool:
         """Unmount an image that nobody uses; False if somebody does or it isn't mounted.
@@ -258,7 +270,7 @@ class ImageMounts:
         with self._images.holding(manifest):
             with self._lock:
                 entry = self._entries.get(manifest)
-            if entry is None or entry.users:  # users come only under the image's lock
+            if entry is None or entry.uses:  # users come only under the image's lock
                 return False
             _unmount_unused(entry.path)
             self._forget(entry)
@@ -278,7 +290,7 @@ class ImageMounts:
 
     def _refuse_used(self) -> None:
         with self._lock:
-            used = [e.spec.manifest[:12] for e in self._entries.values() if e.users]
+            used = [e.spec.manifest[:12] for e in self._entries.values() if e.uses]
         if used:
             raise Conflict(f"images are in use: {', '.join(used)}", "stop their containers")
 
@@ -364,7 +376,7 @@ class ImageMounts:
         devices = self._worker.stats()
         with self._lock:
             return [
-                MountStats.of(entry.spec, entry.path, entry.users, devices)
+                MountStats.of(entry.spec, entry.path, len(entry.uses), devices)
                 for entry in self._entries.values()
             ]
 

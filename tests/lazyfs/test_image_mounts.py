@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 
 import pytest
 
@@ -297,3 +298,20 @@ def test_everything_is_not_unmounted_under_a_mount_that_is_being_made(node, imag
             with pytest.raises(Conflict):
                 ending.result()
             assert tree_digest(mounted.path) == tree_digest(image.source)
+
+
+def read_aheads(mounted):
+    return {
+        int(Path(f"/sys/class/bdi/{name}/read_ahead_kb").read_text())
+        for name in mounted._entry.mount.bdis
+    }
+
+
+def test_the_latest_use_of_a_mount_says_how_far_it_reads_ahead_until_it_ends(tmp_path, image):
+    with (
+        running_node(tmp_path / "node") as node,
+        node.mounts.mount(image.spec, read_ahead_kib=512) as first,
+    ):
+        with node.mounts.mount(image.spec, read_ahead_kib=32):
+            assert read_aheads(first) == {32}
+        assert read_aheads(first) == {512}
