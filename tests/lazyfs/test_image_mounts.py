@@ -315,3 +315,11 @@ def test_the_latest_use_of_a_mount_says_how_far_it_reads_ahead_until_it_ends(tmp
         with node.mounts.mount(image.spec, read_ahead_kib=32):
             assert read_aheads(first) == {32}
         assert read_aheads(first) == {512}
+
+
+def test_a_mount_that_somebody_has_undone_by_hand_is_let_go_all_the_same(node, image):
+    mounted = node.mounts.mount(image.spec, read_ahead_kib=64)
+    run(["umount", str(mounted.path)])
+    mounted.release()
+    assert node.guard.names("fill") == node.guard.names("mount") == []
+    assert node.mounts.stats() == []
