@@ -4,6 +4,9 @@ It holds ROOT/agent.lock (flock) as long as it lives, so there is one agent per 
 lines to ROOT/agent.log; answers on ROOT/agent.sock (mode 0660) once everything that was running
 is adopted. SIGTERM and SIGINT end it and leave containers, mounts and keepers as they are.
 
+Once the root is let go the process is gone: a call that a client has left, or a store that is
+asked in vain, keeps nobody waiting.
+
 Exit status: 0 ended as asked, 1 could not start (the log's last line says why), 75 the root is
 locked by another agent.
 """
@@ -16,7 +19,6 @@ import logging
 import logging.handlers
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,16 +27,16 @@ from pathlib import Path
 
 import grpc
 
+from agent import warm_store
 from agent.client import CHANNEL_OPTIONS, socket_of
 from agent.launch import LOCK_TAKEN_STATUS, make_root
 from agent.node import Node
 from agent.proto.generated import hotstart_pb2_grpc as pb_grpc
 from agent.service import Service
-from agent.values import FillerName
+from agent.values import STORE_VARIABLE, FillerName
 from hotstart.core.errors import HotstartError
 from hotstart.core.log import configure, get_logger
 from hotstart.kernel.cgroup import Group
-from hotstart.store.stack import preload_clients
 from runtime.links import root_id
 
 log = get_logger(__name__)
@@ -82,15 +84,13 @@ def serve(root: Path, *, filler: FillerName, own_group: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    clients = threading.Thread(target=preload_clients, name="store-clients", daemon=True)
-    clients.start()
+    warm_store.preload(os.environ.get(STORE_VARIABLE, ""))
     with Node(root, filler=filler, environment=os.environ) as node:
         server = grpc.server(
             ThreadPoolExecutor(_CALL_THREADS, thread_name_prefix="call"), options=CHANNEL_OPTIONS
         )
         pb_grpc.add_AgentServicer_to_server(Service(node, ended.set), server)
         with _socket(root, server):
-            clients.join()
             server.start()
             log.info("agent_started", root=root, pid=os.getpid(), filler=node.filler)
             ended.wait()
@@ -169,4 +169,7 @@ def _leave_group(group: Group) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    logging.shutdown()
+    # An ordinary exit would wait for threads that are in a store which is away.
+    os._exit(status)

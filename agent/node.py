@@ -193,7 +193,7 @@ class Node:
             reference=reference,
             digest=f"sha256:{spec.manifest}",
             filler=parts.images.filler,
-            read_ahead_kib=read_ahead_kib or DEFAULT_READ_AHEAD_KIB,
+            read_ahead_kib=read_ahead_kib,
             spec=spec.to_json(),
         )
         call.check()

@@ -34,8 +34,9 @@ from hotstart.store.signing import NodeKey, PublicKey, load_trusted
 from hotstart.store.stack import Store
 from lazyfs.cache import Cache
 from lazyfs.fill_client import FillClient
-from lazyfs.image_mounts import ImageMounts, MountStats
+from lazyfs.image_mounts import ImageMounts
 from lazyfs.keeper_guard import KeeperGuard, WorkerCommand, module_command
+from lazyfs.mount_stats import MountStats
 from lazyfs.stores import StorePool
 from runtime.capture import Capturer, Subject
 from runtime.cgroup_primer import CgroupPrimer

@@ -41,7 +41,10 @@ class StateVersionUnknown(Unsupported):
 
 @dataclass(frozen=True, slots=True)
 class MountRow:
-    """A mount that a person asked for; ``spec`` is lazyfs' MountSpec as JSON."""
+    """A mount that a person asked for; ``spec`` is lazyfs' MountSpec as JSON.
+
+    ``read_ahead_kib`` is 0 where the person left it to the agent.
+    """
 
     target: str
     reference: str

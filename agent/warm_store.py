@@ -11,6 +11,7 @@ import threading
 
 from hotstart.core.errors import HotstartError
 from hotstart.core.log import get_logger
+from hotstart.store.stack import preload_client
 from lazyfs.fill_client import FillClient
 from lazyfs.stores import StorePool
 
@@ -18,6 +19,11 @@ log = get_logger(__name__)
 
 CONNECTIONS = 6
 """The agent's own: a manifest's requests, and a bootstrap in parallel ranges."""
+
+
+def preload(url: str) -> None:
+    """Import the client of the store at ``url`` beside what else a start does; nobody waits."""
+    threading.Thread(target=preload_client, args=(url,), name="store-client", daemon=True).start()
 
 
 def begin(url: str, stores: StorePool, fill: FillClient) -> threading.Thread:

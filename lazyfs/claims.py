@@ -16,12 +16,12 @@ from hotstart.core.span import PAGE
 from hotstart.store.chunk_table import Chunk
 from lazyfs.device import Device
 from lazyfs.fault import Fault
-from lazyfs.pieces import Piece, State, Target, Task, TaskEnd
+from lazyfs.pieces import Piece, Purpose, State, Target, Task, TaskEnd
 
 Packs: TypeAlias = Sequence[Digest]
 
 DEMAND_BYTES = 1 << 20
-"""Stored bytes that one request for a fault fetches at most; more go in parallel requests."""
+"""Stored bytes that one request for a fault, or beside one, fetches at most; more are parallel."""
 PREFETCH_BYTES = 4 << 20
 """Stored bytes of one prefetch request."""
 
@@ -81,13 +81,17 @@ class Claims:
                     piece.task.pieces.remove(piece)
                     fresh.append((chunk, piece))
                 self._wait_for(fault, piece)
-            tasks = self._tasks(fault.device, fresh, packs, DEMAND_BYTES)
+            tasks = self._tasks(fault.device, fresh, packs, Purpose.FAULT)
             for task in tasks:
+                task.first_try_s = fault.since_s  # its patience is the reader's
                 self._run(task)
             return tasks
 
     def queue_chunks(self, device: Device, chunks: Iterable[Chunk], packs: Packs) -> list[Task]:
-        """Make queued tasks of what is absent, in order; what is on its way is there to follow."""
+        """Make queued tasks of what is absent, in order; what is on its way is there to follow.
+
+        What were a miss's surroundings is wanted from now on, and tried again like all the rest.
+        """
         with self.lock:
             fresh: list[tuple[Chunk, Piece]] = []
             known: dict[int, Task] = {}
@@ -95,11 +99,45 @@ class Claims:
                 piece = device.chunks.get(chunk.device_offset)
                 if piece is not None and piece.task is not None:
                     known[id(piece.task)] = piece.task
+                    if piece.task.purpose is Purpose.SURROUNDINGS:
+                        piece.task.purpose = Purpose.PREFETCH
                     continue
                 piece = self._new_chunk(device, chunk)
                 if piece is not None:
                     fresh.append((chunk, piece))
-            return [*self._tasks(device, fresh, packs, PREFETCH_BYTES), *known.values()]
+            return [*self._tasks(device, fresh, packs, Purpose.PREFETCH), *known.values()]
+
+    def queue_surroundings(
+        self, device: Device, chunks: Iterable[Chunk], packs: Packs
+    ) -> list[Task]:
+        """Make queued tasks of what is absent and nobody has in hand; ``begin_task`` takes them."""
+        with self.lock:
+            fresh = [
+                (chunk, piece)
+                for chunk in chunks
+                if chunk.device_offset not in device.chunks
+                and (piece := self._new_chunk(device, chunk)) is not None
+            ]
+            return self._tasks(device, fresh, packs, Purpose.SURROUNDINGS)
+
+    def begin_task(self, task: Task) -> bool:
+        """Take a queued task that nobody has taken, or emptied, meanwhile."""
+        with self.lock:
+            mine = task.state is State.QUEUED and bool(task.pieces)
+            if mine:
+                self._run(task)
+            return mine
+
+    def give_up(self, task: Task) -> list[Fault] | None:
+        """End a task that nobody asked for; return the faults that waited for it.
+
+        None if somebody asks for it by now: then it goes on.
+        """
+        with self.lock:
+            if task.purpose is not Purpose.SURROUNDINGS:
+                return None
+            task.state = State.FAILED
+            return [fault for piece in task.pieces for fault in self._end(piece, State.FAILED)]
 
     def claim_task(self, task: Task, ended: TaskEnd) -> tuple[bool, bool]:
         """Take a queued task: (it is the caller's to run, ``ended`` will be called for it).
@@ -125,12 +163,7 @@ class Claims:
     def end_piece(self, piece: Piece, state: State) -> list[Fault]:
         """Note that a piece is done or has failed; return the faults that waited for it."""
         with self.lock:
-            piece.state = state
-            if piece.key is not None:
-                device, offset = piece.key
-                device.chunks.pop(offset, None)
-            waiters, piece.waiters = piece.waiters, []
-            return waiters
+            return self._end(piece, state)
 
     def hold(self, fault: Fault) -> None:
         """Keep a fault from settling while its pieces are being looked up."""
@@ -152,6 +185,14 @@ class Claims:
     def _wait_for(self, fault: Fault, piece: Piece) -> None:
         piece.waiters.append(fault)
         fault.pending += 1
+
+    def _end(self, piece: Piece, state: State) -> list[Fault]:
+        piece.state = state
+        if piece.key is not None:
+            device, offset = piece.key
+            device.chunks.pop(offset, None)
+        waiters, piece.waiters = piece.waiters, []
+        return waiters
 
     def _run(self, task: Task) -> None:
         task.state = State.RUNNING
@@ -177,9 +218,14 @@ class Claims:
         return piece
 
     def _tasks(
-        self, device: Device, fresh: list[tuple[Chunk, Piece]], packs: Packs, limit: int
+        self,
+        device: Device,
+        fresh: list[tuple[Chunk, Piece]],
+        packs: Packs,
+        purpose: Purpose,
     ) -> list[Task]:
-        """Make tasks of pieces that lie end to end in one pack, at most ``limit`` bytes each."""
+        """Make tasks of pieces that lie end to end in one pack, of bounded size each."""
+        limit = PREFETCH_BYTES if purpose is Purpose.PREFETCH else DEMAND_BYTES
         tasks: list[Task] = []
         last_pack = -1
         for chunk, piece in fresh:
@@ -193,6 +239,7 @@ class Claims:
                 task.pieces.append(piece)
                 piece.task = task
             else:
-                tasks.append(Task(device.spec.store_url, packs[chunk.pack], [piece]))
+                pack = packs[chunk.pack]
+                tasks.append(Task(device.spec.store_url, pack, [piece], purpose=purpose))
             last_pack = chunk.pack
         return tasks

@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,6 +27,8 @@ log = get_logger(__name__)
 
 MAX_LINE_BYTES = 256 << 20
 """A plan with its index fits; more is nobody's request."""
+SHORTAGE_S = 0.05
+"""Pause after a connection that could not be taken."""
 
 Request: TypeAlias = dict[str, Any]
 Operation: TypeAlias = Callable[[Request], Any]
@@ -59,17 +62,20 @@ class ControlServer:
             try:
                 client, _ = self._listener.accept()
             except OSError:
+                if not self._closing:  # descriptors are short; the connection waits meanwhile
+                    time.sleep(SHORTAGE_S)
                 continue
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+            except RuntimeError as err:  # threads are short: the client asks again
+                log.warning("request_not_served", reason=err)
+                client.close()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, client.makefile("rb") as lines:
+        # A client that is gone is no matter.
+        with contextlib.suppress(OSError), client, client.makefile("rb") as lines:
             while line := lines.readline(MAX_LINE_BYTES):
-                answer = json.dumps(self._answer(line)).encode() + b"\n"
-                try:
-                    client.sendall(answer)
-                except OSError:
-                    return
+                client.sendall(json.dumps(self._answer(line)).encode() + b"\n")
 
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:

@@ -25,6 +25,8 @@ from lazyfs.plans import Plan, plan_to_json
 
 AWAY_S = 15.0
 ANSWER_S = 120.0
+ATTACH_S = 3600.0
+"""After a power loss all that was local of a device is read and verified before it is served."""
 KEPT_PLANS = 64
 """Plans that are begun again in a successor."""
 _POLL_S = 20.0
@@ -66,7 +68,7 @@ class FillClient:
 
     def attach(self, name: str) -> None:
         """Have the worker serve a set of the keeper's; known ones are no error."""
-        self._ask("attach", name=name)
+        self._ask("attach", ATTACH_S, name=name)
 
     def detach(self, name: str) -> None:
         """Have the worker forget a set that nobody reads any more."""
@@ -136,12 +138,12 @@ class FillClient:
         result: dict[str, dict[str, Any]] = self._ask("stats")
         return result
 
-    def _ask(self, op: str, **rest: Any) -> Any:  # noqa: ANN401  # JSON both ways
+    def _ask(self, op: str, answer_s: float = ANSWER_S, **rest: Any) -> Any:  # noqa: ANN401  # JSON
         line = json.dumps({"op": op, **rest}).encode() + b"\n"
         deadline = time.monotonic() + self._away_s
         while True:
             try:
-                answer = json.loads(self._exchange(line))
+                answer = json.loads(self._exchange(line, answer_s))
                 break
             except OSError as err:
                 if time.monotonic() > deadline:
@@ -153,11 +155,11 @@ class FillClient:
             raise root_named(answer.get("root"), FillRefused)(answer["error"])
         return answer["result"]
 
-    def _exchange(self, line: bytes) -> bytes:
+    def _exchange(self, line: bytes, answer_s: float) -> bytes:
         directory = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-                client.settimeout(ANSWER_S)
+                client.settimeout(answer_s)
                 # Through the descriptor: a socket's path is limited to 107 bytes.
                 client.connect(f"/proc/self/fd/{directory}/{self._path.name}")
                 client.sendall(line)

@@ -5,9 +5,10 @@ pages (claims.py keeps that book). Demand fetches run in a pool of their own and
 prefetch; prefetchers ``give_way`` before they take another task.
 
 Failures: what may pass (Unavailable) is tried again with backoff until ``patience_s`` after the
-first try; everything else, and what has not passed by then, fails the piece: its readers get EIO,
-one line is logged, and a later read starts from the beginning. A frame of a start bundle that
-fails sends its readers to the chunk table instead.
+reader came; everything else, and what has not passed by then, fails the piece: its readers get
+EIO, one line is logged, and a later read starts from the beginning. A reader who had joined what
+was fetched for somebody else (a frame of a start bundle, a prefetch, the surroundings of a miss),
+or who came later than the one for whom it was fetched, looks for itself instead.
 """
 
 from __future__ import annotations
@@ -25,16 +26,15 @@ from lazyfs.claims import Claims, Packs
 from lazyfs.device import Device, DeviceClosed
 from lazyfs.fault import Fault
 from lazyfs.fetcher import Fetcher
-from lazyfs.pieces import Piece, State, Task
+from lazyfs.pieces import Piece, Purpose, State, Task
 from lazyfs.read_around import ReadAround
+from lazyfs.surroundings import Surroundings
 from lazyfs.task_pool import TaskPool, run_logged
 
 log = get_logger(__name__)
 
 PATIENCE_S = 60.0
 DEMAND_THREADS = 16
-AROUND_THREADS = 4
-AROUND_REQUEST_BYTES = 1 << 20
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.05, 2.0
 PREFETCH_BESIDE_FAULTS = 4
 """Prefetch tasks that may run while a fault is being fetched."""
@@ -58,8 +58,9 @@ class FillEngine:
         self._fetcher = fetcher
         self._patience_s = patience_s
         self._on_complete = on_complete
-        self._around = around
-        self._beside = TaskPool("around", AROUND_THREADS)
+        self._surroundings: Surroundings | None = None
+        if around is not None:
+            self._surroundings = Surroundings(around, self.claims, self._run_beside)
         self._demanded = 0
         self._prefetching = 0
         self._calm = threading.Condition(self.claims.lock)
@@ -75,10 +76,14 @@ class FillEngine:
         else:
             self._release(fault)
 
-    def close(self) -> None:
-        """End the demand threads. Faults that wait stay unanswered: a successor finds them."""
-        self.demand.close()
-        self._beside.close()
+    def close(self, *, wait: bool = True) -> None:
+        """End the threads. Faults that wait stay unanswered: a successor finds them.
+
+        Without ``wait`` threads that are in a store end when it answers, or with the process.
+        """
+        self.demand.close(wait=wait)
+        if self._surroundings is not None:
+            self._surroundings.close(wait=wait)
 
     def _look_up(self, fault: Fault) -> None:
         """Find the chunks of a fault's absent pages and fetch those that nobody fetches."""
@@ -104,32 +109,21 @@ class FillEngine:
             self._submit_demand(task, fault)
         if tasks:
             self._count_demand(tasks[0], fault)
-            self._beside.submit(partial(self._fetch_around, fault, packs))
+            if self._surroundings is not None:
+                self._surroundings.of(fault, packs)
             self._run_demand(tasks[0])
-
-    def _fetch_around(self, fault: Fault, packs: Packs) -> None:
-        """Queue what lies around a miss, which waits for none of it, nor for the table."""
-        device = fault.device
-        if self._around is None or device.closed:
-            return
-        missed = Span(fault.first_page * PAGE, fault.pages * PAGE)
-        window = self._around.window(device.device_id, missed, device.spec.pages * PAGE)
-        for part in window.split(AROUND_REQUEST_BYTES):
-            for task in self.claims.queue_chunks(device, device.table().between(part), packs):
-                self._beside.submit(partial(self._run_beside, task))
 
     def _run_beside(self, task: Task) -> None:
         self.give_way()
-        mine, _ = self.claims.claim_task(task, lambda *_: None)
-        if mine:
+        if self.claims.begin_task(task):
             self.run_prefetch(task)
 
     def _look_up_again(self, fault: Fault, err: Unavailable) -> None:
-        waited_s = time.monotonic() - fault.since_s
-        if waited_s >= self._patience_s:
+        if not self._is_patient(fault.since_s):
             self._fail(fault, err)
             return
         fault.device.counters.retries += 1
+        waited_s = time.monotonic() - fault.since_s
         delay_s = min(MAX_BACKOFF_S, max(FIRST_BACKOFF_S, waited_s / 2))
         self.demand.later(delay_s, partial(self._look_up, fault))
 
@@ -169,13 +163,14 @@ class FillEngine:
 
     def run(self, task: Task) -> None:
         """Fetch and fill a claimed task; tried again later, by another thread, if that may help."""
-        now = time.monotonic()
-        task.first_try_s = task.first_try_s or now
+        task.first_try_s = task.first_try_s or time.monotonic()
         try:
             _refuse_closed(task)
             view = self._fetch(task)
         except Unavailable as err:
-            if now - task.first_try_s < self._patience_s:
+            if self._gave_up(task):
+                return
+            if self._is_patient(task.first_try_s):
                 self._run_again(task)
             else:
                 self._end_task(task, err)
@@ -183,6 +178,16 @@ class FillEngine:
             self._end_task(task, err)
         else:
             self._fill(task, view)
+
+    def _gave_up(self, task: Task) -> bool:
+        """Leave a task that nobody asked for; whoever has joined it looks for itself at once."""
+        joined = self.claims.give_up(task)
+        for fault in joined or ():
+            self._release(fault)
+        return joined is not None
+
+    def _is_patient(self, since_s: float) -> bool:
+        return time.monotonic() - since_s < self._patience_s
 
     def _run_again(self, task: Task) -> None:
         delay_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2**task.attempts)
@@ -229,13 +234,21 @@ class FillEngine:
     def _end_piece(self, task: Task, piece: Piece, error: BaseException | None) -> None:
         state = State.DONE if error is None else State.FAILED
         waiters = self.claims.end_piece(piece, state)
+        may_pass = error if isinstance(error, Unavailable) else None
         for fault in waiters:
-            if error is not None and not task.from_bundle:
+            if error is None or task.purpose is not Purpose.FAULT:
+                self._release(fault)
+            elif may_pass is not None and self._is_patient(fault.since_s):
+                self._release(fault, after=may_pass)
+            else:
                 self._fail(fault, error)
-            self._release(fault)
+                self._release(fault)
 
-    def _release(self, fault: Fault) -> None:
-        """One thing less to wait for; the last one answers, or looks for what is still absent."""
+    def _release(self, fault: Fault, *, after: Unavailable | None = None) -> None:
+        """One thing less to wait for; the last one answers, or looks for what is still absent.
+
+        ``after`` a failure that may pass it looks a little later.
+        """
         if not self.claims.release(fault):
             return
         if fault.missing() < 0:
@@ -244,7 +257,10 @@ class FillEngine:
                 fault.answer(None)
         else:
             self.claims.hold(fault)
-            self.demand.submit(partial(self._look_up, fault))
+            if after is None:
+                self.demand.submit(partial(self._look_up, fault))
+            else:
+                self._look_up_again(fault, after)
 
     def _fail(self, fault: Fault, error: BaseException) -> None:
         if self.claims.settle(fault):

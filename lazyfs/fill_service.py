@@ -1,7 +1,9 @@
 """What the fill worker can be asked: devices to serve, prefetches, recordings, counters.
 
 Owns the engine, the dispatcher and the sets it serves. Methods may be called from any thread; the
-control socket (control_server.py) and the entry point (worker.py) are its only callers.
+control socket (control_server.py) and the entry point (worker.py) are its only callers. One lock
+guards the books; a set is attached and detached under a lock of its name, because attaching may
+read and verify a whole device, for which other sets don't wait.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from lazyfs.fanotify_filler import DeviceSet, Dispatcher
 from lazyfs.fetcher import Fetcher
 from lazyfs.fill_engine import PATIENCE_S, FillEngine
 from lazyfs.fuse_set import FuseSet
+from lazyfs.name_locks import NameLocks
 from lazyfs.plans import EverythingPlan, plan_from_json, plan_to_json
 from lazyfs.prefetch import Prefetcher, PrefetchJob
 from lazyfs.pulls import Pulls
@@ -79,6 +82,7 @@ class FillService:
         self._prefetcher = Prefetcher(self._engine)
         self._dispatcher = Dispatcher()
         self._lock = threading.Lock()
+        self._names = NameLocks()
         self._sets: dict[str, tuple[DeviceMeta, Served]] = {}
         self._jobs: dict[int, PrefetchJob] = {}
         # Numbers of two workers differ: a job of the one before is not mistaken for another.
@@ -105,17 +109,23 @@ class FillService:
         self._attach(name, resumed=False)
 
     def _attach(self, name: str, *, resumed: bool) -> None:
-        with self._lock:
-            if name in self._sets:
-                return
-            held = self._keeper.get(name)
-            try:
-                meta = DeviceMeta.from_json(held.meta)
-                served = self._serve(meta, held)
-            except BaseException:
-                held.close()
-                raise
-            self._sets[name] = meta, served
+        with self._names.holding(name):
+            if name not in self._sets:
+                meta, served = self._open_set(name)
+                with self._lock:
+                    self._sets[name] = meta, served
+                self._begin(meta, served, resumed=resumed)
+
+    def _open_set(self, name: str) -> tuple[DeviceMeta, Served]:
+        held = self._keeper.get(name)
+        try:
+            meta = DeviceMeta.from_json(held.meta)
+            return meta, self._serve(meta, held)
+        except BaseException:
+            held.close()
+            raise
+
+    def _begin(self, meta: DeviceMeta, served: Served, *, resumed: bool) -> None:
         if meta.recording and not resumed:  # a resumed one has lost what it noted before
             served.touches.start()
         if isinstance(served, DeviceSet):
@@ -160,12 +170,13 @@ class FillService:
 
     def detach(self, name: str) -> None:
         """Stop serving a set that nobody reads any more; unknown names are no error."""
-        with self._lock:
-            known = self._sets.pop(name, None)
-        if known is not None:
-            if not known[0].recording:
-                self._pulls.end(known[0].device.device_id)
-            self._stop_serving(known[1])
+        with self._names.holding(name):
+            with self._lock:
+                known = self._sets.pop(name, None)
+            if known is not None:
+                if not known[0].recording:
+                    self._pulls.end(known[0].device.device_id)
+                self._stop_serving(known[1])
 
     def _stop_serving(self, served: Served) -> None:
         if isinstance(served, DeviceSet):
@@ -236,12 +247,15 @@ class FillService:
         return {served.device.device_id: _device_stats(served.device) for served in sets}
 
     def close(self) -> None:
-        """Stop serving. What is unanswered stays in the journals for a successor."""
+        """Stop serving. What is unanswered stays in the journals for a successor.
+
+        Waits for no store: readers wait for the successor, and that for the end of this process.
+        """
         self._dispatcher.close()
         for _, served in self._sets.values():
             if isinstance(served, FuseSet):
                 served.close()
-        self._engine.close()
+        self._engine.close(wait=False)
 
     def _served(self, name: str) -> tuple[DeviceMeta, Served]:
         served = self._sets.get(name)

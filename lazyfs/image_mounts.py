@@ -5,24 +5,24 @@ Order (kernel rules): device file opened -> marked -> keeper holds it -> worker 
 
 A mount that nobody uses any more stays, because its page cache is what makes the next start warm;
 at most ``idle_limit`` of them, the one unused longest goes first. Mounts are known to the keeper
-too, so that the next agent adopts them. One lock per image orders its steps, one the books; methods
-may be called from any thread. Needs CAP_SYS_ADMIN.
+too, so that the next agent adopts them. One lock per image orders its steps; one guards the books
+and is held for no step, so that no image waits for another. Methods may be called from any thread.
+Needs CAP_SYS_ADMIN.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hotstart.core.errors import Conflict, UserError
+from hotstart.core.errors import Conflict, HotstartError, UserError
 from hotstart.core.log import get_logger
 from hotstart.kernel.erofs import ErofsMount, mount_erofs, set_read_ahead
 from hotstart.kernel.keeper_client import HandleSet
@@ -33,6 +33,8 @@ from lazyfs.cache import Cache
 from lazyfs.device_handles import device_set_name
 from lazyfs.fill_client import FillClient
 from lazyfs.keeper_guard import KeeperGuard
+from lazyfs.mount_stats import MountStats
+from lazyfs.name_locks import NameLocks
 from lazyfs.plans import BundlePlan, Plan, TracePlan
 from lazyfs.recording import Recording, record
 from lazyfs.served_devices import FANOTIFY, FUSE, ServedDevices
@@ -55,36 +57,26 @@ class MountBusy(Conflict):
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """One mounted image. ``users`` and ``unused_since_s`` change under the books' lock."""
+    """One mounted image. ``uses`` and ``unused_since_s`` change under the books' lock.
+
+    ``uses`` has the read-ahead that each use asked for, the latest last.
+    """
 
     spec: MountSpec
     path: Path
     mount: ErofsMount
-    users: int = 0
+    uses: list[int] = field(default_factory=list)
     unused_since_s: float = field(default_factory=time.monotonic)
     keep_marks: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class MountStats:
-    """One mount as others see it; sizes in bytes."""
-
-    manifest: str
-    path: Path
-    users: int
-    bytes_total: int
-    bytes_local: int
-    bytes_fetched: int
-    faults: int
-    counters: dict[str, Any]
 
 
 class MountedImage:
     """One use of a mounted image; ``release`` exactly once."""
 
-    def __init__(self, mounts: ImageMounts, entry: _Entry) -> None:
+    def __init__(self, mounts: ImageMounts, entry: _Entry, read_ahead_kib: int) -> None:
         self._mounts = mounts
         self._entry: _Entry | None = entry
+        self._read_ahead_kib = read_ahead_kib
         self.spec = entry.spec
         self.path = entry.path
 
@@ -92,7 +84,7 @@ class MountedImage:
         """Let go; a second call does nothing."""
         entry, self._entry = self._entry, None
         if entry is not None:
-            self._mounts.give_back(entry)
+            self._mounts.give_back(entry, self._read_ahead_kib)
 
     def __enter__(self) -> MountedImage:
         return self
@@ -131,29 +123,31 @@ class ImageMounts:
         self._worker = worker
         self._stores = stores if stores is not None else StorePool()
         self._idle_limit = idle_limit
-        self._lock = threading.RLock()
-        self._image_locks: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+        self._images = NameLocks()
         self._entries: dict[str, _Entry] = {}
         self.lost: tuple[Path, ...] = ()
         """Mounts that ``adopt`` found without handles: what runs on them may have read zeros."""
 
     def adopt(self) -> int:
-        """Take over an earlier agent's mounts, clear away what is half there; returns how many."""
-        with self._lock:
-            for name in self._guard.names(MOUNT_KIND):
-                self._adopt_one(name)
-            known = {os.path.realpath(entry.path) for entry in self._entries.values()}
-            lost = [Path(m.target) for m in mounts_below(self._directory) if m.target not in known]
-            self.lost = tuple(lost)
-            for path in lost:
-                log.error("mount_lost", path=path, reason="its handles died with their holders")
-                unmount(path, detach=True)
-            for stale in mounts_below(self._scratch):
-                unmount(stale.target, detach=True)
-            self._devices.adopt(
-                device for entry in self._entries.values() for device in entry.spec.devices
-            )
-            return len(self._entries)
+        """Take over an earlier agent's mounts, clear away what is half there; returns how many.
+
+        Before anything else is asked for.
+        """
+        for name in self._guard.names(MOUNT_KIND):
+            self._adopt_one(name)
+        known = {os.path.realpath(entry.path) for entry in self._entries.values()}
+        lost = [Path(m.target) for m in mounts_below(self._directory) if m.target not in known]
+        self.lost = tuple(lost)
+        for path in lost:
+            log.error("mount_lost", path=path, reason="its handles died with their holders")
+            unmount(path, detach=True)
+        for stale in mounts_below(self._scratch):
+            unmount(stale.target, detach=True)
+        self._devices.adopt(
+            device for entry in self._entries.values() for device in entry.spec.devices
+        )
+        return len(self._entries)
 
     def _adopt_one(self, name: str) -> None:
         held = self._guard.get(name)
@@ -172,7 +166,7 @@ class ImageMounts:
 
         ``mount`` follows; without it they stay served until the image is mounted another time.
         """
-        with self._image_lock(spec.manifest):
+        with self._images.holding(spec.manifest):
             if spec.manifest not in self._entries and spec.manifest not in self._prepared:
                 self._claim(spec, ExitStack())
                 self._prepared[spec.manifest] = spec
@@ -182,25 +176,26 @@ class ImageMounts:
     ) -> MountedImage:
         """Mount an image, or use the mount that is there; files opened next read ahead so far.
 
+        Of several uses the latest says how far; when it is released, the one before it again.
         With ``keep_marks`` complete devices keep raising events, for a recording on this mount.
         Raises Unsupported (kernel, file system), what the store raises for the bootstrap, OSError.
         """
-        with self._image_lock(spec.manifest):
+        with self._images.holding(spec.manifest):
             with self._lock:
                 entry = self._entries.get(spec.manifest)
             try:
                 if entry is None:
-                    entry = self._mount_new(spec, keep_marks=keep_marks)
-                with self._lock:
-                    entry.users += 1
-                    self._entries[spec.manifest] = entry
+                    entry = self._mount_new(spec, read_ahead_kib, keep_marks=keep_marks)
+                else:
+                    set_read_ahead(entry.mount, read_ahead_kib)
             finally:
-                if self._prepared.pop(spec.manifest, None) is not None:
-                    self._unclaim(spec)
-            set_read_ahead(entry.mount, read_ahead_kib)
-        return MountedImage(self, entry)
+                self._unprepare(spec.manifest)
+            with self._lock:  # the last step: nothing can fail any more
+                entry.uses.append(read_ahead_kib)
+                self._entries[spec.manifest] = entry
+        return MountedImage(self, entry, read_ahead_kib)
 
-    def _mount_new(self, spec: MountSpec, *, keep_marks: bool) -> _Entry:
+    def _mount_new(self, spec: MountSpec, read_ahead_kib: int, *, keep_marks: bool) -> _Entry:
         blobs = self._stores.get(spec.store_url).blobs
         bootstrap = self._cache.bootstrap(spec.bootstrap, blobs)
         path = self._directory / spec.manifest
@@ -214,6 +209,7 @@ class ImageMounts:
                 bootstrap, path, devices, nosuid=True, nodev=True, may_loop=self.filler == FUSE
             )
             undo.callback(unmount, path, detach=True)
+            set_read_ahead(mount, read_ahead_kib)
             meta = {"spec": spec.to_json(), "path": str(path), "bdis": list(mount.bdis)}
             self._guard.put(HandleSet(f"mount/{spec.manifest}", MOUNT_KIND, meta, []))
             undo.callback(self._guard.drop, f"mount/{spec.manifest}")
@@ -231,30 +227,50 @@ class ImageMounts:
             undo.push(claimed.pop_all())
 
     def _unclaim(self, spec: MountSpec) -> None:
-        for device in spec.devices:
-            self._devices.release(device.device_id)
+        """Give every claim back, even if one fails."""
+        with ExitStack() as steps:
+            for device in spec.devices:
+                steps.callback(self._devices.release, device.device_id)
 
-    def give_back(self, entry: _Entry) -> None:
+    def _unprepare(self, manifest: str) -> None:
+        """Give back what ``prepare`` claimed, if it did. Under the image's lock."""
+        spec = self._prepared.pop(manifest, None)
+        if spec is not None:
+            self._unclaim(spec)
+
+    def give_back(self, entry: _Entry, read_ahead_kib: int) -> None:
         """Note that one user is gone; unmount what has been idle longest beyond the limit."""
-        with self._lock:
-            entry.users -= 1
-            entry.unused_since_s = time.monotonic()
-            idle = sorted(
-                (e for e in self._entries.values() if e.users == 0), key=lambda e: e.unused_since_s
-            )
-            surplus = idle[: max(0, len(idle) - self._idle_limit)]
-        for one in surplus:
-            with contextlib.suppress(MountBusy):  # it stays, idle, until the next one goes
+        with self._images.holding(entry.spec.manifest):
+            with self._lock:
+                entry.uses.remove(read_ahead_kib)
+                entry.unused_since_s = time.monotonic()
+                latest = entry.uses[-1:]
+            for kib in latest:
+                with suppress(OSError):  # reads of the uses that are left are slower or faster
+                    set_read_ahead(entry.mount, kib)
+        for one in self._surplus():
+            try:
                 self.unmount(one.spec.manifest)
+            except MountBusy:
+                continue  # it stays, idle, until the next one goes
+            except (HotstartError, OSError) as err:  # no matter of whoever lets go of another
+                log.warning("idle_mount_not_ended", path=one.path, reason=err)
+
+    def _surplus(self) -> list[_Entry]:
+        with self._lock:
+            idle = [entry for entry in self._entries.values() if not entry.uses]
+        idle.sort(key=lambda entry: entry.unused_since_s)
+        return idle[: max(0, len(idle) - self._idle_limit)]
 
     def unmount(self, manifest: str) -> bool:
         """Unmount an image that nobody uses; False if somebody does or it isn't mounted.
 
         Raises MountBusy when a process still has a file of it open.
         """
-        with self._image_lock(manifest), self._lock:
-            entry = self._entries.get(manifest)
-            if entry is None or entry.users:
+        with self._images.holding(manifest):
+            with self._lock:
+                entry = self._entries.get(manifest)
+            if entry is None or entry.uses:  # users come only under the image's lock
                 return False
             _unmount_unused(entry.path)
             self._forget(entry)
@@ -262,21 +278,31 @@ class ImageMounts:
 
     def unmount_all(self) -> None:
         """Unmount everything. Raises Conflict if a mount is in use, MountBusy for an open file."""
+        self._refuse_used()
         with self._lock:
-            used = [e.spec.manifest[:12] for e in self._entries.values() if e.users]
-            if used:
-                raise Conflict(f"images are in use: {', '.join(used)}", "stop their containers")
-            for entry in list(self._entries.values()):
-                _unmount_unused(entry.path)
-                self._forget(entry)
-            while self._prepared:
-                self._unclaim(self._prepared.popitem()[1])
+            manifests = list(self._entries)
+        for manifest in manifests:
+            self.unmount(manifest)
+        for manifest in list(self._prepared):
+            with self._images.holding(manifest):
+                self._unprepare(manifest)
+        self._refuse_used()  # one that was mounted meanwhile
+
+    def _refuse_used(self) -> None:
+        with self._lock:
+            used = [e.spec.manifest[:12] for e in self._entries.values() if e.uses]
+        if used:
+            raise Conflict(f"images are in use: {', '.join(used)}", "stop their containers")
 
     def _forget(self, entry: _Entry) -> None:
-        del self._entries[entry.spec.manifest]
-        entry.path.rmdir()
-        self._guard.drop(f"mount/{entry.spec.manifest}")
-        self._unclaim(entry.spec)
+        """Let go of what an unmounted image held: all of it, even if a step fails."""
+        manifest = entry.spec.manifest
+        with self._lock:
+            del self._entries[manifest]
+        with ExitStack() as steps:
+            steps.callback(self._unclaim, entry.spec)
+            steps.callback(self._guard.drop, f"mount/{manifest}")
+            steps.callback(entry.path.rmdir)
 
     def prefetch(self, name: str, plan: Plan) -> int:
         """Begin to fetch for the mounted image ``name`` (its manifest in hex); returns a job.
@@ -349,11 +375,10 @@ class ImageMounts:
         """Return every mount with its counters."""
         devices = self._worker.stats()
         with self._lock:
-            return [_stats(entry, devices) for entry in self._entries.values()]
-
-    def _image_lock(self, manifest: str) -> threading.Lock:
-        with self._lock:
-            return self._image_locks.setdefault(manifest, threading.Lock())
+            return [
+                MountStats.of(entry.spec, entry.path, len(entry.uses), devices)
+                for entry in self._entries.values()
+            ]
 
 
 def _unmount_unused(path: Path) -> None:
@@ -363,22 +388,5 @@ def _unmount_unused(path: Path) -> None:
     except OSError as err:
         if err.errno == errno.EBUSY:
             raise MountBusy(path) from err
-        raise
-
-
-def _stats(entry: _Entry, devices: dict[str, dict[str, Any]]) -> MountStats:
-    own = [devices.get(device.device_id, {}) for device in entry.spec.devices]
-
-    def total(key: str) -> int:
-        return sum(int(device.get(key, 0)) for device in own)
-
-    return MountStats(
-        entry.spec.manifest,
-        entry.path,
-        entry.users,
-        total("bytes_total"),
-        total("bytes_local"),
-        total("fetched_bytes"),
-        total("faults"),
-        own[0] if own else {},
-    )
+        if is_mounted(path):  # else somebody has done it by hand
+            raise

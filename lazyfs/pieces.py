@@ -35,6 +35,18 @@ class State(enum.Enum):
     FAILED = 4
 
 
+class Purpose(enum.Enum):
+    """What a task was made for, and so what its failure means.
+
+    FAULT: its readers fail with it. PREFETCH: tried again as long; readers who joined it then look
+    for themselves. SURROUNDINGS: nobody asked for it, so it is tried once; readers likewise.
+    """
+
+    FAULT = 1
+    PREFETCH = 2
+    SURROUNDINGS = 3
+
+
 class Target:
     """A run of pages that a piece fills with its bytes from ``offset`` on."""
 
@@ -85,6 +97,7 @@ class Task:
     blob: Digest
     pieces: list[Piece]
     from_bundle: bool = False
+    purpose: Purpose = Purpose.PREFETCH
     state: State = State.QUEUED
     attempts: int = 0
     first_try_s: float = 0.0

@@ -2,12 +2,12 @@
 
 Users claim a device; the last release lets it go everywhere. A claim is taken *before* a file
 system is mounted on the device and given back only after it is unmounted: a device whose group is
-closed under a mount reads zeros. One lock; methods may be called from any thread.
+closed under a mount reads zeros. One lock a device, since attaching may verify all of it, and other
+devices must not wait for that; methods may be called from any thread.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +23,7 @@ from lazyfs.device_handles import (
 )
 from lazyfs.fill_client import FillClient
 from lazyfs.keeper_guard import KeeperGuard
+from lazyfs.name_locks import NameLocks
 from lazyfs.spec import DeviceSpec
 
 FANOTIFY, FUSE = "fanotify", "fuse"
@@ -40,13 +41,13 @@ class ServedDevices:
         self._worker = worker
         self._fuse_dir = fuse_dir
         self._fuse_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
+        self._locks = NameLocks()
         self._claims: Counter[str] = Counter()
 
     def claim(self, spec: DeviceSpec) -> None:
         """Have the device served until ``release``. Raises OSError, what the worker raises."""
         name = device_set_name(spec.device_id)
-        with self._lock:
+        with self._locks.holding(spec.device_id):
             if self._guard.get(name) is None:
                 self._guard.put(self._open(spec))
             self._claims[spec.device_id] += 1
@@ -58,7 +59,7 @@ class ServedDevices:
 
     def release(self, device_id: str) -> None:
         """Give one claim back; the last one ends the serving."""
-        with self._lock:
+        with self._locks.holding(device_id):
             self._release(device_id)
 
     def mounted(self, specs: Iterable[DeviceSpec]) -> None:
@@ -77,25 +78,29 @@ class ServedDevices:
         return self._fuse_dir / spec.device_id / "0.dev"
 
     def adopt(self, mounted: Iterable[DeviceSpec]) -> None:
-        """Take the claims of mounts that an earlier agent made; let go of every other set."""
-        with self._lock:
-            self._claims.update(spec.device_id for spec in mounted)
-            for name in self._guard.names(KIND):
-                held = self._guard.get(name)
-                if held is None:
-                    continue
-                meta = DeviceMeta.from_json(held.meta)
-                if meta.recording or not self._claims[meta.device.device_id]:
-                    self._worker.detach(name)
-                    self._guard.drop(name)
+        """Take the claims of mounts that an earlier agent made; let go of every other set.
+
+        Before anything is claimed.
+        """
+        self._claims.update(spec.device_id for spec in mounted)
+        for name in self._guard.names(KIND):
+            held = self._guard.get(name)
+            if held is None:
+                continue
+            meta = DeviceMeta.from_json(held.meta)
+            if meta.recording or not self._claims[meta.device.device_id]:
+                self._worker.detach(name)
+                self._guard.drop(name)
 
     def _release(self, device_id: str) -> None:
         self._claims[device_id] -= 1
         if self._claims[device_id] <= 0:
             del self._claims[device_id]
             name = device_set_name(device_id)
-            self._worker.detach(name)
-            self._guard.drop(name)
+            try:
+                self._worker.detach(name)
+            finally:  # a worker that can't be told has copies of its own
+                self._guard.drop(name)
 
     def _open(self, spec: DeviceSpec) -> HandleSet:
         if self.filler == FANOTIFY:

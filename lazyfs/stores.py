@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Thread
 
 from hotstart.core.digest import Digest
 from hotstart.core.errors import HotstartError
@@ -37,19 +38,25 @@ class StorePool:
         return store
 
     def warm(self, url: str, connections: int = WARM_CONNECTIONS) -> int:
-        """Open connections that later fetches use; returns how many requests were answered."""
+        """Open connections that later fetches use; returns how many requests were answered.
+
+        Blocks for as long as a store that is away is tried again; it keeps no process from ending.
+        """
         nothing = Digest.of(b"")
         blobs = self.get(url).blobs
+        answered: list[bool] = []
 
-        def ask(_: int) -> bool:
-            try:
-                blobs.has(nothing)
-            except HotstartError:
-                return False
-            return True
+        def ask() -> None:
+            with suppress(HotstartError):
+                answered.append(blobs.has(nothing))
 
-        with ThreadPoolExecutor(connections, "warm") as pool:
-            return sum(pool.map(ask, range(connections)))
+        # Not an executor: the interpreter waits for its threads when it ends.
+        threads = [Thread(target=ask, name=f"warm-{n}", daemon=True) for n in range(connections)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return len(answered)
 
 
 def _open(url: str) -> Store:

@@ -47,6 +47,11 @@ class TaskPool:
                 self._start()
         self._jobs.put(job)
 
+    @property
+    def unfinished(self) -> int:
+        """How many jobs run or wait for a thread; those of ``later`` count when they are due."""
+        return self._unfinished
+
     def later(self, delay_s: float, job: Job) -> None:
         """Submit ``job`` after ``delay_s``."""
         with self._lock:
@@ -60,8 +65,8 @@ class TaskPool:
                 self._timer.start()
             self._due.notify()
 
-    def close(self) -> None:
-        """End the threads after the jobs they run; what waits is dropped."""
+    def close(self, *, wait: bool = True) -> None:
+        """End the threads after the jobs they run, and wait for that; what waits is dropped."""
         with self._lock:
             self._closed = True
             self._delayed.clear()
@@ -69,7 +74,7 @@ class TaskPool:
             threads = [*self._threads, *([self._timer] if self._timer else [])]
         for _ in threads:
             self._jobs.put(None)
-        for thread in threads:
+        for thread in threads if wait else ():
             if thread is not threading.current_thread():
                 thread.join()
 

@@ -1,8 +1,9 @@
 """The fill worker: ``python -m lazyfs.worker --run-dir DIR``, started and kept alive by the keeper.
 
 Takes over every device set that the keeper holds (what a killed predecessor left is answered
-first), then serves RUN_DIR/fill.sock until SIGTERM. May be killed at any instant. It never maps,
-opens or imports anything below the mounts it fills.
+first), then serves RUN_DIR/fill.sock until SIGTERM, and then ends at once: readers wait for its
+successor, which must not wait for a store that is away. May be killed at any instant. It never
+maps, opens or imports anything below the mounts it fills.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import os
 import resource
 import signal
 import sys
@@ -19,7 +21,7 @@ from pathlib import Path
 
 from hotstart.core.log import configure, get_logger
 from hotstart.kernel.keeper_client import KeeperClient
-from hotstart.store.stack import preload_clients
+from hotstart.store.stack import preload_client
 from lazyfs.control_server import ControlServer, Operation
 from lazyfs.crash_points import Passage, crash_at, no_crash, slow_at
 from lazyfs.fill_engine import PATIENCE_S
@@ -88,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
         taken = service.take_over()
         control = ControlServer(options.run_dir / SOCKET, operations(service))
         control.start()
-        preload_clients()
+        preload_client("s3://")  # this process has nothing else to do until it is asked
         gc.freeze()  # what lives as long as the process is not looked at again
         log.info("fill_worker_serves", sets=taken)
         stopped.wait()
@@ -98,4 +100,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    # An ordinary exit would let threads come back from a store into an interpreter that is gone.
+    os._exit(status)

@@ -94,7 +94,8 @@ class Worker:
         """Reap, and say when the next start is due."""
         if self.process is not None:
             self.process.wait()
-        os.close(self.pidfd)
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
         self.process, self.pidfd = None, -1
         self.failures = 0 if self.served else self.failures + 1
         crowded = len(self.starts) >= QUICK_STARTS_A_MINUTE
@@ -171,12 +172,11 @@ class Keeper:
     def start(self, worker: Worker) -> None:
         try:
             worker.start()
+            self.selector.register(worker.pidfd, selectors.EVENT_READ, lambda _: self.reap(worker))
         except (OSError, ValueError, subprocess.SubprocessError) as err:  # whatever argv may hold
-            worker.failures += 1
-            worker.due = time.monotonic() + min(5.0, 0.05 * 2**worker.failures)
+            worker.signal(signal.SIGKILL)  # unwatched, its death would leave readers waiting
+            worker.ended()
             say(f"keeper_worker_start_failed argv={worker.argv[0]} error={err}")
-            return
-        self.selector.register(worker.pidfd, selectors.EVENT_READ, lambda _: self.reap(worker))
 
     def reap(self, worker: Worker) -> None:
         self.selector.unregister(worker.pidfd)
@@ -188,12 +188,13 @@ class Keeper:
         except OSError:
             return  # the client has gone, or descriptors are short: it asks again
         client.setblocking(False)
-        _, uid, _ = _peer(client)
-        if uid != os.geteuid() or self.clients >= CLIENTS:
+        try:
+            if _peer(client)[1] != os.geteuid() or self.clients >= CLIENTS:
+                raise PermissionError
+            self.selector.register(client, selectors.EVENT_READ, self.receive)
+            self.clients += 1
+        except OSError:
             client.close()
-            return
-        self.clients += 1
-        self.selector.register(client, selectors.EVENT_READ, self.receive)
 
     def receive(self, client: socket.socket) -> None:
         """Answer one packet; a client that is gone or doesn't read its answers is dropped."""
@@ -204,8 +205,7 @@ class Keeper:
         except BlockingIOError:
             return
         except OSError:
-            self.forget(client)
-            return
+            packet, fds, flags = b"", [], 0
         if not packet and not fds:
             self.forget(client)
             return

@@ -264,3 +264,47 @@ def test_signals_of_the_starters_terminal_do_not_reach_it(run_dir):
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             os.kill(process.pid, number)
         assert client.status()["pid"] == process.pid
+
+
+@pytest.fixture
+def inside(run_dir):
+    """A keeper's loop in this process, which does not run."""
+    loop = keeper.Keeper(str(run_dir))
+    yield loop
+    loop.listener.close()
+    loop.selector.close()
+
+
+def no_more(*_):
+    raise OSError(24, "too many open files")
+
+
+@pytest.mark.parametrize("what", ["pidfd", "registration"])
+def test_a_worker_that_cannot_be_watched_does_not_run(inside, monkeypatch, what):
+    started, pidfd_open = [], os.pidfd_open
+
+    def opened(pid):
+        started.append(pid)
+        return no_more() if what == "pidfd" else pidfd_open(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", opened)
+    if what == "registration":
+        monkeypatch.setattr(inside.selector, "register", no_more)
+    descriptors = os.listdir("/proc/self/fd")
+    worker = keeper.Worker(SLEEPER, {})
+    inside.start(worker)
+    assert (worker.process, worker.failures) == (None, 1), "it is started again, a little later"
+    assert not os.path.exists(f"/proc/{started[0]}")
+    assert os.listdir("/proc/self/fd") == descriptors
+
+
+def test_a_client_that_cannot_be_listened_to_is_closed_and_ends_nothing(
+    run_dir, inside, monkeypatch
+):
+    monkeypatch.setattr(inside.selector, "register", no_more)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.connect(str(run_dir / "keeper.sock"))
+        client.settimeout(10)
+        inside.accept(inside.listener)
+        assert client.recv(1) == b""
+    assert inside.clients == 0

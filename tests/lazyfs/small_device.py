@@ -20,6 +20,7 @@ from lazyfs.fault import Fault
 from lazyfs.fetcher import Fetcher
 from lazyfs.fill_engine import FillEngine
 from lazyfs.plans import BundlePlan
+from lazyfs.prefetch import Prefetcher
 from lazyfs.spec import DeviceSpec
 from lazyfs.stores import StorePool
 from lazyfs.table_reader import open_table
@@ -147,6 +148,22 @@ def expected(small, first, pages):
 
 def reads_of(blobs, digests):
     return [span for digest, span in blobs.reads if digest in digests]
+
+
+def held(small, digests):
+    blobs = HeldBlobs(small.store.blobs)
+    blobs.held_blobs = digests
+    blobs.gate.clear()
+    return blobs
+
+
+def arrived(blobs, count):
+    for _ in range(count):
+        assert blobs.waiting.acquire(timeout=20)
+
+
+def prefetch(engine, device, plan, **options):
+    return Prefetcher(engine, **options).start(plan, {device.device_id: device})
 
 
 def covers(spans, chunk_bytes):

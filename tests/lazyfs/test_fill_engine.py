@@ -12,9 +12,7 @@ from hotstart.store.blob_store import BlobNotFound, StoreDenied
 from hotstart.store.trace import Trace, TraceSpan
 from lazyfs.plans import EverythingPlan, TracePlan
 from lazyfs.prefetch import Prefetcher
-from lazyfs.read_around import ReadAround
 from tests.fakes.faulty_store import FaultyBlobs
-from tests.lazyfs.node import wait_until
 from tests.lazyfs.small_device import (
     CHUNK_PAGES,
     CHUNKS,
@@ -22,7 +20,10 @@ from tests.lazyfs.small_device import (
     HeldBlobs,
     Reader,
     SmallDevice,
+    arrived,
     expected,
+    held,
+    prefetch,
     reads_of,
 )
 
@@ -30,18 +31,6 @@ from tests.lazyfs.small_device import (
 @pytest.fixture
 def small(tmp_path):
     return SmallDevice(tmp_path)
-
-
-def held(small, digests):
-    blobs = HeldBlobs(small.store.blobs)
-    blobs.held_blobs = digests
-    blobs.gate.clear()
-    return blobs
-
-
-def arrived(blobs, count):
-    for _ in range(count):
-        assert blobs.waiting.acquire(timeout=20)
 
 
 def test_a_fault_is_answered_when_its_bytes_are_there(small):
@@ -179,10 +168,6 @@ def test_completion_is_told_once(small):
         job = Prefetcher(engine).start(EverythingPlan(), {device.device_id: device})
         assert job.done.wait(20)
         assert told == [device]
-
-
-def prefetch(engine, device, plan, **options):
-    return Prefetcher(engine, **options).start(plan, {device.device_id: device})
 
 
 def test_prefetching_everything_makes_the_device_whole(small):
@@ -350,47 +335,3 @@ def test_what_fails_at_a_devices_completion_leaves_nobody_waiting(small):
         assert job.done.wait(20)
         assert job.error is None
         assert device.complete
-
-
-def test_what_lies_around_a_miss_comes_with_it(small):
-    with small.engine(around=ReadAround()) as (engine, device):
-        assert Reader(engine, device, 5, 1).bytes() == expected(small, 5, 1)
-        wait_until(lambda: device.ready.missing(20, 4) < 0)
-        assert [Reader(engine, device, 20, 4).bytes()] == [expected(small, 20, 4)]
-
-
-def test_a_reader_does_not_wait_for_the_surroundings(small):
-    blobs = held(small, small.pack_digests())
-    with small.engine(blobs, around=ReadAround()) as (engine, device):
-        near = Reader(engine, device, 5, 1)
-        arrived(blobs, 2)  # the miss and what lies around it are under way
-        far = Reader(engine, device, small.spec.pages - 1, 1)
-        blobs.gate.set()
-        assert [near.result(), far.result()] == [None, None]
-
-
-def test_surroundings_whose_store_stumbles_harm_nobody(small):
-    blobs = FaultyBlobs(small.store.blobs, "ok timeout timeout short ok")
-    with small.engine(blobs, around=ReadAround()) as (engine, device):
-        assert Reader(engine, device, 5, 1).bytes() == expected(small, 5, 1)
-        assert Reader(engine, device, 20, 4).bytes() == expected(small, 20, 4)
-
-
-def test_a_table_that_cannot_tell_the_surroundings_harms_no_reader(small):
-    with small.engine(around=ReadAround()) as (engine, device):
-        table = device.table()
-        asked = []
-
-        class Narrow:
-            packs = table.packs
-
-            def between(self, span):
-                asked.append(span.length)
-                if span.length > PAGE:
-                    raise StoreDenied("mem://", "no more of the table")
-                return table.between(span)
-
-        device.table = Narrow
-        assert Reader(engine, device, 5, 1).bytes() == expected(small, 5, 1)
-        wait_until(lambda: any(length > PAGE for length in asked))
-        assert Reader(engine, device, 20, 1).bytes() == expected(small, 20, 1)

@@ -1,16 +1,22 @@
-"""What the fill worker does with sets that it cannot serve."""
+"""How the fill worker takes up sets: those that it can't serve, those that take long."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from hotstart.core.span import PAGE
 from hotstart.kernel.keeper_client import HandleSet
+from hotstart.store.ready_map import ReadyMap
+from hotstart.store.stack import Store
 from lazyfs.device_handles import KIND, DeviceMeta, device_set_name
 from lazyfs.fill_service import FillService, SetUnknown
 from lazyfs.journal import JournalVersionUnknown, create_journal
 from lazyfs.pulls import Pulls
-from tests.lazyfs.small_device import SmallDevice
+from lazyfs.stores import StorePool
+from tests.lazyfs.small_device import CHUNK_PAGES, CHUNKS, HeldBlobs, SmallDevice, arrived
 
 
 class Keeper:
@@ -61,3 +67,68 @@ def test_a_set_whose_journal_is_of_another_version_is_closed_once(meta, tmp_path
         service.attach("recording/r/x")
     assert are_closed(fds)
     service.close()
+
+
+VERIFIED_BYTES = (CHUNKS - 1) * CHUNK_PAGES * PAGE
+"""A hole has no chunk to verify it by."""
+
+
+class Distrusted:
+    """A device of which an earlier boot left all, and its set; its table can be held up."""
+
+    def __init__(self, directory, *, seed):
+        directory.mkdir()
+        self.small = SmallDevice(directory, seed=seed)
+        self.blobs = HeldBlobs(self.small.store.blobs)
+        self.spec = replace(self.small.spec, store_url=f"mem://{seed}")
+        path, ready = directory / "a.dev", directory / "a.ready"
+        path.write_bytes(self.small.content)
+        with ReadyMap.open(ready, self.spec.device_id, self.spec.pages, boot_id=b"b" * 16) as left:
+            left.set(0, self.spec.pages)
+        self.meta = DeviceMeta(self.spec, str(path), str(ready), str(path))
+        self.name = device_set_name(self.spec.device_id)
+        self._path = path
+
+    def handles(self):
+        fds = [os.open(self._path, os.O_RDWR), os.eventfd(0), create_journal()]
+        return HandleSet(self.name, KIND, self.meta.to_json(), fds)
+
+    def local_bytes(self, service):
+        return service.stats()[self.spec.device_id]["bytes_local"]
+
+
+class ManySets:
+    """A keeper that gives each set as often as it is asked."""
+
+    def __init__(self, devices):
+        self._devices = {device.name: device for device in devices}
+        self.asked = []
+
+    def get(self, name):
+        self.asked.append(name)
+        return self._devices[name].handles()
+
+
+def test_a_device_that_is_verified_again_keeps_no_other_waiting_and_is_verified_once(tmp_path):
+    slow, quick = (Distrusted(tmp_path / str(seed), seed=seed) for seed in (1, 2))
+    slow.blobs.held_blobs = {slow.small.table_digest}
+    slow.blobs.gate.clear()
+    stores = {device.spec.store_url: device for device in (slow, quick)}
+    keeper = ManySets([slow, quick])
+    service = FillService(keeper, pulls=Pulls(tmp_path))
+    service._stores = StorePool(lambda url: Store(url, stores[url].blobs, None))
+    try:
+        with ThreadPoolExecutor() as pool:
+            attaching = [pool.submit(service.attach, slow.name) for _ in range(3)]
+            arrived(slow.blobs, 1)
+            service.attach(quick.name)
+            assert quick.local_bytes(service) == VERIFIED_BYTES
+            assert not any(one.done() for one in attaching)
+            slow.blobs.gate.set()
+            for one in attaching:
+                one.result()
+        assert keeper.asked.count(slow.name) == 1
+        assert slow.local_bytes(service) == VERIFIED_BYTES
+    finally:
+        slow.blobs.gate.set()
+        service.close()

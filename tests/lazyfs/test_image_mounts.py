@@ -2,12 +2,17 @@
 
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 
 import pytest
 
-from hotstart.core.errors import Conflict
+from hotstart.core.errors import Conflict, Unavailable
 from hotstart.core.run import run
+from hotstart.kernel.erofs import mount_erofs
 from hotstart.kernel.mounts import is_mounted, mounts_at, mounts_below
+from lazyfs import image_mounts
 from lazyfs.plans import EverythingPlan, TracePlan
 from lazyfs.served_devices import FANOTIFY, FUSE
 from tests.lazyfs.node import Image, make_tree, read_status, running_node, tree_digest, wait_until
@@ -234,3 +239,87 @@ def test_read_ahead_is_set_on_the_mount(node, image):
     with node.mounts.mount(image.spec, read_ahead_kib=0) as mounted:
         run(["head", "-c", "4096", str(mounted.path / "large")])
         assert device_stats(node, image)["faults"] == 1
+
+
+def fail(*_):
+    raise OSError(5, "no such bdi")
+
+
+def test_a_read_ahead_that_cannot_be_set_leaves_no_user_behind(node, image, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(image_mounts, "set_read_ahead", fail)
+        with pytest.raises(OSError, match="no such bdi"):
+            node.mounts.mount(image.spec, read_ahead_kib=64)
+        assert mounts_below(node.root) == []
+    first = node.mounts.mount(image.spec, read_ahead_kib=64)
+    with monkeypatch.context() as patched:
+        patched.setattr(image_mounts, "set_read_ahead", fail)
+        with pytest.raises(OSError, match="no such bdi"):
+            node.mounts.mount(image.spec, read_ahead_kib=64)
+    first.release()
+    assert mounts_below(node.root) == []
+
+
+def test_what_cannot_be_dropped_at_the_keeper_keeps_no_device_served(node, image, monkeypatch):
+    mounted = node.mounts.mount(image.spec, read_ahead_kib=64)
+    drop = node.guard.drop
+
+    def drop_devices_only(name):
+        if name.startswith("mount/"):
+            raise Unavailable("no keeper answers")
+        drop(name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(node.guard, "drop", drop_devices_only)
+        mounted.release()  # which unmounts it: idle mounts are none of the releaser's business
+    assert mounts_below(node.root) == []
+    assert node.guard.names("fill") == []
+    with node.mounts.mount(image.spec, read_ahead_kib=64) as again:
+        assert tree_digest(again.path) == tree_digest(image.source)
+
+
+def test_everything_is_not_unmounted_under_a_mount_that_is_being_made(node, image, monkeypatch):
+    made, go_on = threading.Event(), threading.Event()
+
+    def mount_slowly(*words, **options):
+        made.set()
+        assert go_on.wait(20)
+        return mount_erofs(*words, **options)
+
+    monkeypatch.setattr(image_mounts, "mount_erofs", mount_slowly)
+    node.mounts.prepare(image.spec)
+    with ThreadPoolExecutor() as pool:
+        mounting = pool.submit(node.mounts.mount, image.spec, read_ahead_kib=64)
+        assert made.wait(20)
+        ending = pool.submit(node.mounts.unmount_all)
+        wait([ending], timeout=0.2)
+        go_on.set()
+        with mounting.result() as mounted:
+            with pytest.raises(Conflict):
+                ending.result()
+            assert tree_digest(mounted.path) == tree_digest(image.source)
+
+
+def read_aheads(mounted):
+    return {
+        int(Path(f"/sys/class/bdi/{name}/read_ahead_kb").read_text())
+        for name in mounted._entry.mount.bdis
+    }
+
+
+def test_the_latest_use_of_a_mount_says_how_far_it_reads_ahead_until_it_ends(tmp_path, image):
+    with (
+        running_node(tmp_path / "node") as node,
+        node.mounts.mount(image.spec, read_ahead_kib=512) as first,
+    ):
+        with node.mounts.mount(image.spec, read_ahead_kib=32):
+            assert read_aheads(first) == {32}
+        assert read_aheads(first) == {512}
+
+
+def test_a_mount_that_somebody_has_undone_by_hand_is_let_go_all_the_same(node, image):
+    mounted = node.mounts.mount(image.spec, read_ahead_kib=64)
+    run(["umount", str(mounted.path)])
+    mounted.release()
+    assert node.guard.names("fill") == node.guard.names("mount") == []
+    assert node.mounts.stats() == []

@@ -1,7 +1,13 @@
 """The surroundings of a miss come with it, and more of them the more misses lie close by."""
 
 from hotstart.core.span import PAGE, Span
-from lazyfs.read_around import FIRST_BYTES, MOST_BYTES, STRETCH_BYTES, ReadAround
+from lazyfs.read_around import (
+    FIRST_BYTES,
+    KEPT_STRETCHES,
+    MOST_BYTES,
+    STRETCH_BYTES,
+    ReadAround,
+)
 
 DEVICE = "sha256:" + "1" * 64
 SIZE = 4 * STRETCH_BYTES
@@ -38,3 +44,15 @@ def test_it_stays_on_the_device_and_holds_all_of_the_miss():
     window = around.window("large", large, SIZE)
     assert window.offset <= large.offset
     assert large.end <= window.end
+
+
+def test_it_remembers_the_stretches_missed_in_last_and_no_more():
+    around = ReadAround()
+    stretches = 2 * KEPT_STRETCHES
+    size = stretches * STRETCH_BYTES
+    for number in range(stretches):
+        around.window(DEVICE, at(0), size)
+        around.window(DEVICE, at(number * STRETCH_BYTES), size)
+    assert len(around._next) == KEPT_STRETCHES
+    assert around.window(DEVICE, at(0), size).length > FIRST_BYTES, "missed in all the time"
+    assert around.window(DEVICE, at(STRETCH_BYTES + MOST_BYTES), size).length == FIRST_BYTES

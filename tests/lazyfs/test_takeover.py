@@ -4,17 +4,19 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hotstart.core.errors import HotstartError
-from hotstart.core.run import PIPE, run, spawn
+from hotstart.core.run import DEVNULL, PIPE, run, spawn
 from hotstart.kernel.mounts import is_mounted, mounts_below
 from hotstart.store.ready_map_header import current_boot_id
 from lazyfs.crash_points import CrashPoint
 from lazyfs.plans import EverythingPlan
 from tests.lazyfs.node import Image, make_tree, running_node, tree_digest, wait_until
+from tests.store.answering_server import Answer, answering
 
 pytestmark = [pytest.mark.kernel]
 
@@ -230,3 +232,29 @@ def pretend_power_loss(device, ready):
             if pages[page]:
                 file.seek(page * 4096)
                 file.write(bytes(4096))
+
+
+def test_a_worker_that_waits_for_its_store_makes_room_for_a_successor_at_once(
+    tmp_path, image, monkeypatch
+):
+    """Readers would wait for the end of its tries before a worker with other credentials came."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    with (
+        answering(Answer(200, stalls=True)) as (endpoint, requests),
+        running_node(tmp_path / "node") as node,
+    ):
+        node.cache.bootstrap(image.spec.bootstrap, image.store.blobs)
+        away = f"s3://bucket?endpoint={endpoint}"
+        devices = tuple(replace(device, store_url=away) for device in image.spec.devices)
+        mounted = node.mounts.mount(replace(image.spec, devices=devices), read_ahead_kib=64)
+        reader = spawn(["cat", str(mounted.path / "large")], stdout=DEVNULL)
+        try:
+            wait_until(lambda: requests)
+            before = node.worker_pid()
+            node.guard.restart_worker("fill")
+            wait_until(lambda: node.worker_pid() not in (None, before), timeout_s=15)
+        finally:
+            reader.kill()
+            reader.wait()
+        mounted.release()

@@ -8,12 +8,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Answer:
-    """One answer; ``declared`` is the Content-Length if it is to differ from the body's."""
+    """One answer; ``declared`` is the Content-Length if it is to differ from the body's.
+
+    One that ``stalls`` is followed by nothing, not even the connection's end; without a body it has
+    not begun.
+    """
 
     status: int
     body: bytes = b""
     headers: dict = field(default_factory=dict)
     declared: int | None = None
+    stalls: bool = False
 
 
 @contextmanager
@@ -22,7 +27,7 @@ def answering(*answers):
 
     The last answer is given to every further request.
     """
-    left, requests, lock = list(answers), [], threading.Lock()
+    left, requests, lock, over = list(answers), [], threading.Lock(), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -32,6 +37,10 @@ def answering(*answers):
             with lock:
                 requests.append(f"{self.command} {self.path}")
                 answer = left.pop(0) if len(left) > 1 else left[0]
+            if answer.stalls and not answer.body:
+                over.wait()
+                self.close_connection = True
+                return
             length = len(answer.body) if answer.declared is None else answer.declared
             self.send_response(answer.status)
             for name, value in answer.headers.items():
@@ -39,6 +48,8 @@ def answering(*answers):
             self.send_header("Content-Length", str(length))
             self.end_headers()
             self.wfile.write(answer.body)
+            if answer.stalls:
+                over.wait()
             if length != len(answer.body):
                 self.close_connection = True
 
@@ -54,6 +65,7 @@ def answering(*answers):
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}", requests
     finally:
+        over.set()
         server.shutdown()
         thread.join()
         server.server_close()

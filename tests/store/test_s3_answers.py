@@ -1,9 +1,12 @@
 """How the S3 store takes answers that a healthy server does not give."""
 
+from datetime import timedelta
+
 import pytest
 
 from hotstart.core.digest import Digest
 from hotstart.core.span import Span
+from hotstart.store import s3_bucket
 from hotstart.store.blob_store import StoreDenied, StoreMissing, StoreUnavailable
 from hotstart.store.references import ReferenceName
 from hotstart.store.retrying import RetryPolicy
@@ -69,6 +72,42 @@ def test_forbidden_is_denied_and_asked_once():
         with pytest.raises(StoreDenied):
             opened(endpoint).blobs.read(DIGEST)
         assert len(requests) == 1
+
+
+@pytest.fixture
+def short_timeouts(monkeypatch):
+    monkeypatch.setattr(s3_bucket, "_READ_TIMEOUT", timedelta(seconds=0.1))
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda blobs: blobs.read(DIGEST, Span(2, 4)),
+        lambda blobs: blobs.size(DIGEST),
+        lambda blobs: blobs.put(DIGEST, CONTENT),
+        lambda blobs: list(blobs.digests()),
+    ],
+    ids=["read", "size", "put", "list"],
+)
+def test_a_server_that_never_answers_is_given_up_and_named(short_timeouts, ask):
+    with answering(Answer(200, stalls=True)) as (endpoint, requests):
+        with pytest.raises(StoreUnavailable, match=f"{endpoint}.*: the server does not answer"):
+            ask(opened(endpoint, attempts=2).blobs)
+        assert len(requests) == 2, "tried again, as what may pass is"
+
+
+def test_a_body_that_stops_coming_is_given_up_and_the_next_answer_taken(short_timeouts):
+    stalled = Answer(206, CONTENT[2:4], GOOD_SPAN, declared=4, stalls=True)
+    good = Answer(206, CONTENT[2:6], GOOD_SPAN)
+    with answering(stalled, good) as (endpoint, requests):
+        assert opened(endpoint).blobs.read(DIGEST, Span(2, 4)) == CONTENT[2:6]
+    assert len(requests) == 2
+
+
+def test_a_bucket_that_is_not_made_in_time_is_unavailable(short_timeouts):
+    answers = Answer(404), NO_BUCKET, Answer(200, stalls=True)
+    with answering(*answers) as (endpoint, _), pytest.raises(StoreUnavailable, match="timeout"):
+        opened(endpoint, attempts=1).blobs.put(DIGEST, CONTENT)
 
 
 def test_a_missing_bucket_is_made_once_and_the_write_repeated():

@@ -1,0 +1,68 @@
+"""Long steps of one name: no other name waits for them, and two of the same name never overlap."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from lazyfs.name_locks import NameLocks
+from lazyfs.served_devices import FANOTIFY, ServedDevices
+from tests.lazyfs.small_device import SmallDevice
+
+
+def test_the_steps_of_one_name_never_overlap_and_no_lock_is_left():
+    locks, inside, most = NameLocks(), [], []
+
+    def step(number):
+        name = f"n{number % 2}"
+        with locks.holding(name):
+            inside.append(name)
+            most.append(inside.count(name))
+            inside.remove(name)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(step, range(400)))
+    assert max(most) == 1
+    assert locks._held == set()
+
+
+def test_a_step_that_fails_gives_its_lock_back():
+    locks = NameLocks()
+    with pytest.raises(ZeroDivisionError), locks.holding("a"):
+        raise ZeroDivisionError
+    with locks.holding("a"), locks.holding("b"):
+        assert locks._held == {"a", "b"}
+
+
+class Guard:
+    def get(self, name):
+        return name
+
+
+class Worker:
+    """Attaching the first set takes until it is let through."""
+
+    def __init__(self, slow):
+        self._slow = slow
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def attach(self, name):
+        if self._slow in name:
+            self.begun.set()
+            assert self.go_on.wait(20), "nobody let it through"
+
+
+def test_a_device_that_takes_long_to_attach_keeps_no_other_waiting(tmp_path):
+    specs = []
+    for seed in (1, 2):
+        (tmp_path / str(seed)).mkdir()
+        specs.append(SmallDevice(tmp_path / str(seed), seed=seed).spec)
+    worker = Worker(specs[0].device_id)
+    devices = ServedDevices(None, Guard(), worker, FANOTIFY, tmp_path / "fuse")
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(devices.claim, specs[0])
+        assert worker.begun.wait(20)
+        devices.claim(specs[1])
+        assert not slow.done()
+        worker.go_on.set()
+        slow.result()
