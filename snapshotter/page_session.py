@@ -105,6 +105,11 @@ class PageSession(threading.Thread):
         """Memory that is not resident yet, in all processes known so far."""
         return sum(space.ranges.size_bytes for space in list(self._spaces.values()))
 
+    @property
+    def held_names(self) -> frozenset[str]:
+        """The keeper's sets without which the session cannot be taken over."""
+        return self._holder.names
+
     def listen(self, listener: socket.socket | None = None) -> None:
         """Wait for CRIU; the keeper gets a new listener before anybody can connect to it."""
         if listener is None:
@@ -330,18 +335,25 @@ class PageSession(threading.Thread):
         self.state = "failed"
         log.error("page_session_condemned", session=self.spec.session, reason=reason)
         record_failure(Path(self.spec.work_dir), reason)
-        Victims(self.spec.cgroup_procs, self.spec.pid_file).kill_all()
+        victims = Victims(self.spec.cgroup_procs, self.spec.pid_file)
+        if not victims.kill_all(lambda: "stop" in self._asked):
+            self.state = "stopped"  # the successor finds the reason, and goes on killing
 
     def _release(self) -> None:
-        """Close everything; for a successor the keeper's copies stay."""
+        """Close everything; for a successor the keeper's copies stay.
+
+        Then the descriptors stay open too, to the end of this process: if the keeper is gone, they
+        may be the last.
+        """
         if self.state != "stopped":
             if self.state != "failed":
                 self.state = "ended"
             self._holder.drop_all()
         self._fetcher.wait()
-        for space in self._spaces.values():
-            space.close()
-        self._spaces.clear()
+        if self.state != "stopped":
+            for space in self._spaces.values():
+                space.close()
+            self._spaces.clear()
         for channel in (self._listener, self._connection):
             if channel is not None:
                 channel.close()
