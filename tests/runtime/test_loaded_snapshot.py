@@ -1,14 +1,29 @@
-"""What a snapshot may not say, whoever signed it."""
+"""What a snapshot may not say, whoever signed it; and what is not believed unless somebody did."""
 
+import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from hotstart.store.bundle import BundleIndex
+from hotstart.core.digest import Digest
+from hotstart.core.span import PAGE
+from hotstart.store import media_types
+from hotstart.store.bundle import BundleIndex, BundleWriter
+from hotstart.store.descriptor import Descriptor
 from hotstart.store.manifest import ManifestInvalid
-from runtime.loaded_snapshot import check_devices
+from hotstart.store.page_runs import Run
+from hotstart.store.references import ReferenceName
+from hotstart.store.signing import NodeKey, sign
+from lazyfs.plans import BundlePlan, plan_from_json, plan_to_json
+from lazyfs.prefetch import Prefetcher
+from runtime.loaded_snapshot import check_devices, load_snapshot
+from runtime.snapshot_manifest import publish
+from tests.lazyfs.small_device import SmallDevice, expected
+from tests.store import samples
 
 OWN, IMAGE, FOREIGN = ("a" * 64, "b" * 64, "c" * 64)
+POISONED_PAGES = 11
 
 
 def manifest():
@@ -27,3 +42,54 @@ def test_a_bundle_fills_the_devices_of_its_snapshot_and_image():
 def test_a_bundle_that_fills_another_images_device_is_refused():
     with pytest.raises(ManifestInvalid, match="another image"):
         check_devices(manifest(), BundleIndex((OWN, FOREIGN), (), ()))
+
+
+@pytest.fixture
+def small(tmp_path):
+    return SmallDevice(tmp_path)
+
+
+@pytest.fixture
+def key(tmp_path):
+    return NodeKey.load_or_create(tmp_path / "key")
+
+
+def poisoned(small):
+    """A snapshot whose bundle has wrong bytes, under right digests of its own, for its image."""
+    writer = BundleWriter((small.spec.device_id,), frame_bytes=2 * PAGE)
+    writer.add(Run(0, 0, POISONED_PAGES), b"poison!!" * (POISONED_PAGES * PAGE // 8))
+    content, index = writer.finish()
+    small.store.blobs.put(Digest.of(content), content)
+    base = samples.snapshot()
+    image = replace(base.image(), devices=(small.descriptor,))
+    return replace(
+        base,
+        subject=image.descriptor(inline=True),
+        bundle=Descriptor.of(media_types.BUNDLE, content),
+        bundle_index=Descriptor.of(media_types.BUNDLE_INDEX, index.encode(), inline=True),
+    )
+
+
+def loaded(small, snapshot, trusted=()):
+    publish(small.store, ReferenceName.parse("bad:v1"), snapshot)
+    return load_snapshot(small.store, "bad:v1", trusted=trusted, trust_unsigned=True)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_snapshot_that_no_trusted_key_signed_puts_no_wrong_byte_into_its_image(
+    small, key, signed
+):
+    snapshot = sign(poisoned(small), key) if signed else poisoned(small)
+    plan = plan_from_json(plan_to_json(loaded(small, snapshot).bundle_plan()))
+    with small.engine() as (engine, device):
+        job = Prefetcher(engine).start(plan, {device.device_id: device})
+        assert job.done.wait(20)
+        assert job.error is None
+        assert device.ready.missing(0, POISONED_PAGES) < 0, "the recorded pages are here"
+        content = os.pread(device.fd, POISONED_PAGES * PAGE, 0)
+    assert content == expected(small, 0, POISONED_PAGES)
+
+
+def test_the_bundle_of_a_trusted_signer_is_streamed(small, key):
+    plan = loaded(small, sign(poisoned(small), key), trusted=[key.public]).bundle_plan()
+    assert isinstance(plan, BundlePlan)
