@@ -13,6 +13,7 @@ from hotstart.core.progress import NullSink
 from hotstart.kernel.mounts import mounts_below
 from hotstart.store.references import ReferenceName
 from hotstart.store.signing import NodeKey, SignatureForeign
+from runtime.bundle import read_config
 from runtime.capture import CaptureFailed
 from runtime.container_spec import Volume
 from runtime.rehearsal import RehearsalFailed
@@ -73,6 +74,31 @@ def test_a_restored_container_can_be_captured_whole(node, published):
         assert third.ask(path="/")["memory"] > 0
         assert (first.directory.rootfs / "tmp").exists()
         assert not (third.directory.rootfs / "tmp").exists()
+
+
+@requires("other_users")
+def test_an_images_own_user_is_kept_through_a_second_snapshot(tmp_path):
+    node = SmallNode(tmp_path, user="1000")
+    with node.stack:
+        with node.container("frozen") as container:
+            container.ask(method="POST", path="/")
+            first = container.capture("first", GOLDEN)
+        with node.restore("first", "again") as restored:
+            assert user_of(restored) == 1000
+            restored.ask(method="POST", path="/")
+            second = restored.capture("second", GOLDEN)
+        assert first.config.user == second.config.user == "1000:0"
+        with node.restore("second", "third") as restored:
+            assert user_of(restored) == 1000
+            answer = restored.ask(method="POST", path="/")  # writes a file that only it may write
+            assert answer == {"count": 3}
+            assert restored.ask(path="/")["file"] == "count 3"
+            process = read_config(restored.directory)["process"]
+            assert process["user"]["uid"] == 1000
+
+
+def user_of(container):
+    return os.stat(f"/proc/{container.restored.pid}").st_uid
 
 
 def test_a_published_snapshot_says_what_it_proved(node, published):
