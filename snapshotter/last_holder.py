@@ -45,7 +45,7 @@ def hand_over(
     """Return once nobody needs what ``sessions`` have open any more."""
     deadline = time.monotonic() + patience_s
     held: frozenset[str] | None = None
-    while needed := [session for session in sessions if _victims(session).alive()]:
+    while needed := [one for one in sessions if one.held_names and _victims(one).alive()]:
         held = _held_by_next(keeper_socket)
         if held is not None or time.monotonic() > deadline:
             break

@@ -110,6 +110,13 @@ def test_without_a_next_keeper_nobody_goes_on_with_memory_that_is_not_served(sle
     assert "keeper died" in failure_of(tmp_path)
 
 
+def test_a_process_whose_memory_is_all_there_is_left_alone(sleeper, tmp_path):
+    spec = SessionSpec("s", str(tmp_path), str(tmp_path), (), pid_file=str(tmp_path / "pid"))
+    session = SimpleNamespace(spec=spec, held_names=frozenset())
+    hand_over([session], tmp_path / "keeper.sock", patience_s=600)
+    assert sleeper.poll() is None
+
+
 def test_a_worker_whose_processes_are_gone_waits_for_no_keeper(tmp_path):
     spec = SessionSpec("s", str(tmp_path), str(tmp_path), (), pid_file=str(tmp_path / "pid"))
     session = SimpleNamespace(spec=spec, held_names=frozenset({"page/s/1"}))
