@@ -11,8 +11,8 @@ running, paused while the snapshot proves itself, and ended only when the snapsh
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,6 +65,17 @@ class CaptureFailed(HotstartError):
 
     def __init__(self, container: str, reason: str) -> None:
         super().__init__(f"{container}: cannot be captured: {reason}; the container still runs")
+        self.reason = reason
+
+
+class NotEnded(HotstartError):
+    """The snapshot is published, but its container could not be ended."""
+
+    def __init__(self, container: str, reason: str) -> None:
+        super().__init__(
+            f"{container}: the snapshot is published, but the container could not be ended and "
+            f"goes on: {reason}"
+        )
         self.reason = reason
 
 
@@ -124,7 +135,7 @@ class Capturer:
         """Capture and publish as ``reference``; end the container unless ``leave_running``.
 
         Raises CaptureFailed, RehearsalFailed, GoldenInvalid, GoldenUnanswered, and what the store
-        raises; the container then goes on.
+        raises; the container then goes on. NotEnded: it goes on, and the snapshot is published.
         """
         name = ReferenceName.parse(reference)
         env = environment(subject.spec, self._tools.thaw.front)
@@ -135,22 +146,16 @@ class Capturer:
         with phases.phase("resident"):
             make_resident(subject.directory, self._tools.thaw.pages)
         expected = self._ask_goldens(subject, runc, goldens, phases)
-        with staged_files(self._scratch) as files:
+        with staged_files(self._scratch) as files, _goes_on_if_this_fails(subject, runc):
             with phases.phase("dump"):
                 frozen_ms = self._dump(subject, runc, files)
             if not leave_running:
                 runc.pause()
-            try:
-                captured = self._publish(
-                    subject, store, name, files, expected, statefulness, progress, phases
-                )
-            except BaseException:
-                if not leave_running:
-                    with suppress(HotstartError):
-                        runc.resume()
-                raise
+            captured = self._publish(
+                subject, store, name, files, expected, statefulness, progress, phases
+            )
         if not leave_running:
-            _end(subject)
+            _end(subject, runc)
         return replace(captured, frozen_ms=frozen_ms)
 
     def _ask_goldens(
@@ -277,9 +282,35 @@ class Capturer:
         return difference is not None
 
 
-def _end(subject: Subject) -> None:
-    """Kill the paused container; block until the monitor has noted its exit, for a while."""
-    Group.named(read_config(subject.directory)["linux"]["cgroupsPath"]).kill()
+@contextmanager
+def _goes_on_if_this_fails(subject: Subject, runc: Runc) -> Iterator[None]:
+    """Thaw the container if the block fails, whoever froze it: ``pause``, or CRIU when killed."""
+    try:
+        yield
+    except BaseException:
+        _thaw(subject, runc)
+        raise
+
+
+def _thaw(subject: Subject, runc: Runc) -> None:
+    try:
+        if runc.state().status == "paused":
+            runc.resume()
+    except (HotstartError, OSError) as err:
+        name = subject.directory.name
+        log.error("container_stays_frozen", container=name, reason=err)  # noqa: TRY400  # one line
+
+
+def _end(subject: Subject, runc: Runc) -> None:
+    """Kill the paused container; block until the monitor has noted its exit, for a while.
+
+    Raises NotEnded; the container then goes on.
+    """
+    try:
+        Group.named(read_config(subject.directory)["linux"]["cgroupsPath"]).kill()
+    except (HotstartError, OSError) as err:
+        _thaw(subject, runc)
+        raise NotEnded(subject.directory.name, str(err)) from err
     deadline = time.monotonic() + _END_S
     while not subject.directory.exit_file.exists() and time.monotonic() < deadline:
         time.sleep(0.005)

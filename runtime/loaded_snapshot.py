@@ -25,7 +25,7 @@ from hotstart.store.signing import PublicKey, SignatureForeign, SignatureMissing
 from hotstart.store.snapshot_config import SnapshotConfig
 from hotstart.store.stack import Store
 from lazyfs.device_handles import device_set_name
-from lazyfs.plans import BundlePlan
+from lazyfs.plans import BundlePlan, TracePlan
 from lazyfs.spec import MountSpec
 from runtime.image_access import CachePaths
 from runtime.snapshot_files import DUMP
@@ -58,7 +58,8 @@ class ImageMissing(NotFound):
 class LoadedSnapshot:
     """A verified manifest and what is inline in it; ``store_url`` is where its blobs are.
 
-    What costs milliseconds to derive (digests of manifests) is derived once.
+    ``vouched``: a key that this node trusts has signed it. What costs milliseconds to derive
+    (digests of manifests) is derived once.
     """
 
     reference: str
@@ -66,6 +67,7 @@ class LoadedSnapshot:
     manifest: SnapshotManifest
     config: SnapshotConfig
     index: BundleIndex | None
+    vouched: bool = False
 
     @cached_property
     def image(self) -> ImageManifest:
@@ -100,10 +102,17 @@ class LoadedSnapshot:
         limit_bytes = self.config.memory_bytes
         return dumped_bytes if limit_bytes is None else min(dumped_bytes, limit_bytes)
 
-    def bundle_plan(self) -> BundlePlan | None:
-        """How to fetch the start bundle, if there is one."""
+    def bundle_plan(self) -> BundlePlan | TracePlan | None:
+        """How to fetch what the start bundle holds, if there is one.
+
+        A frame is part of chunks, so it is held to its digest in the index, never to the chunk
+        table, while its pages go into devices that other containers read too. Without a trusted
+        signature the same pages are fetched as chunks, each held to its device's own chunk table.
+        """
         if self.index is None or self.manifest.bundle is None:
             return None
+        if not self.vouched:
+            return TracePlan(self.index.as_trace())
         return BundlePlan(self.manifest.bundle.digest, self.index, self.store_url)
 
     def memory_files(self, mounted_dump: str, cache: CachePaths) -> tuple[MemoryFileSpec, ...]:
@@ -139,29 +148,33 @@ def load_snapshot(
     manifest = parse_manifest(content)
     if not isinstance(manifest, SnapshotManifest):
         raise NotASnapshot(f"{reference} is an image, not a snapshot", "use hotstart run")
+    vouched = True
     try:
         verify(manifest, trusted)
     except (SignatureMissing, SignatureForeign):
         # A manifest that was changed after it was signed is refused whatever the caller trusts.
         if not trust_unsigned:
             raise
-    return understand(manifest, reference, store.url)
+        vouched = False
+    return understand(manifest, reference, store.url, vouched=vouched)
 
 
-def understand(manifest: SnapshotManifest, reference: str, store_url: str) -> LoadedSnapshot:
+def understand(
+    manifest: SnapshotManifest, reference: str, store_url: str, *, vouched: bool = False
+) -> LoadedSnapshot:
     """Parse what a manifest carries inline. Raises what the formats raise."""
     config = SnapshotConfig.parse(manifest.config.data or b"")
     inline = manifest.bundle_index.data if manifest.bundle_index is not None else None
     index = _decoded(inline) if inline is not None else None
     if index is not None:
         check_devices(manifest, index)
-    return LoadedSnapshot(reference, store_url, manifest, config, index)
+    return LoadedSnapshot(reference, store_url, manifest, config, index, vouched)
 
 
 def check_devices(manifest: SnapshotManifest, index: BundleIndex) -> None:
     """Raise ManifestInvalid if the start bundle would fill a device of anybody else's.
 
-    Its frames are held to the digests that it brings itself, not to the device's chunk table.
+    Whose device it is, the manifest says itself: see ``bundle_plan`` for what that is worth.
     """
     own = {device.device_id for device in (*manifest.devices, *manifest.image().devices)}
     foreign = sorted(set(index.device_ids) - own)

@@ -184,10 +184,18 @@ class Rehearsal:
     def _copy_on_write(
         self, volume: Volume, directory: ContainerDirectory, number: int, undo: ExitStack
     ) -> Path:
-        """Return a stand-in for a volume: what is written to it stays in the rehearsal."""
+        """Return a stand-in for a volume: what is written to it stays in the rehearsal.
+
+        Raises RehearsalFailed for what can't be copied: a device would never end.
+        """
         host = Path(volume.host)
         place = directory.path / f"volume-{number}"
         if not host.is_dir():
+            if not host.is_file():
+                raise RehearsalFailed(
+                    f"the volume {volume.container} is neither a directory nor a file: what a "
+                    "rehearsal does with it would reach the real one"
+                )
             shutil.copy2(host, place)
             return place
         for name in ("upper", "work", "merged"):

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ log = get_logger(__name__)
 FAILURE_FILE = "page-failure.json"
 CRIU_ENDED = "CRIU ended before every process was restored"
 """A failure that says nothing of its own: CRIU's log has the reason."""
-_WAIT_S = 20.0
+_SAY_EACH_S = 20.0
+_OFTEN_S, _SELDOM_S = 0.005, 0.5
 
 
 def failure_of(work_dir: Path) -> str | None:
@@ -51,20 +53,26 @@ class Victims:
     cgroup_procs: tuple[str, ...]
     pid_file: str
 
-    def kill_all(self) -> bool:
-        """Kill until nobody is left; False if somebody still is after 20 s."""
-        deadline = time.monotonic() + _WAIT_S
-        while True:
-            alive = self.alive()
-            if not alive:
-                return True
+    def kill_all(self, give_up: Callable[[], bool] = lambda: False) -> bool:
+        """Kill until nobody is left; False if ``give_up`` said so before.
+
+        A process in an uninterruptible wait outlives SIGKILL. It is looked at for as long as it is
+        there, and the log says each 20 s who stays.
+        """
+        said_s, pause_s = time.monotonic(), _OFTEN_S
+        while alive := self.alive():
             for pid in alive:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            if time.monotonic() > deadline:
-                log.error("condemned_processes_stay", pids=sorted(alive))
+            if give_up():
                 return False
-            time.sleep(0.005)
+            if time.monotonic() - said_s > _SAY_EACH_S:
+                log.error("condemned_processes_stay", pids=sorted(alive))
+                said_s, pause_s = time.monotonic(), _SELDOM_S
+            time.sleep(pause_s)
+        if pause_s == _SELDOM_S:
+            log.info("condemned_processes_gone", pid_file=self.pid_file)
+        return True
 
     def alive(self) -> set[int]:
         """Return the processes that run; a zombie runs no more."""

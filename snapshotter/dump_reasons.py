@@ -105,6 +105,11 @@ _RULES = (
         "restore on the kernel that the snapshot was taken on",
     ),
     _rule(
+        r"Can't get rlimit \d+: Operation not permitted",
+        "a process of it is not root's, and root lacks CAP_SYS_RESOURCE on this host",
+        "give the agent that capability",
+    ),
+    _rule(
         r"Can't bind inet socket: Cannot assign requested address",
         "the process listens on an address that the container does not have here",
         "have it listen on 0.0.0.0",

@@ -7,7 +7,6 @@ read itself happens in the session's thread.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from snapshotter.address_space import AddressSpace
 from snapshotter.memory_file import MemoryLost
 from snapshotter.page_counters import PageCounters
 from snapshotter.page_ranges import Piece
+from snapshotter.wake_up import WakeUp
 
 _FILLS_AT_ONCE = 4
 
@@ -43,9 +43,9 @@ class Fetched:
 
 
 class PageFetcher:
-    """The reads of one session; ``wake`` is an eventfd of its loop."""
+    """The reads of one session; ``wake`` wakes its loop."""
 
-    def __init__(self, pool: Pool, wake: int, counters: PageCounters) -> None:
+    def __init__(self, pool: Pool, wake: WakeUp, counters: PageCounters) -> None:
         self._pool = pool
         self._wake = wake
         self._counters = counters
@@ -102,4 +102,4 @@ class PageFetcher:
         if fetched.addresses:
             self._counters.stalled_ms += (time.monotonic() - started) * 1e3
         self._done.append(fetched)
-        os.eventfd_write(self._wake, 1)
+        self._wake.ring()

@@ -13,7 +13,6 @@ holds: listener, connection and spaces.
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import threading
@@ -39,6 +38,7 @@ from snapshotter.page_journal import PageJournal
 from snapshotter.page_ranges import PageRanges
 from snapshotter.session_holder import SessionHolder
 from snapshotter.session_spec import SessionSpec
+from snapshotter.wake_up import WakeUp
 from snapshotter.working_set_loader import WorkingSetLoader
 
 log = get_logger(__name__)
@@ -78,7 +78,7 @@ class PageSession(threading.Thread):
         self._dump = DumpDirectory(Path(spec.dump_dir))
         self._buffer = PageBuffer(BUFFER_BYTES)
         self._spaces: dict[int, AddressSpace] = {}
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake = WakeUp()
         self._fetcher = PageFetcher(pool, self._wake, self.counters)
         loader = WorkingSetLoader(spec.order, files)
         self._background = BackgroundInstaller(
@@ -92,18 +92,22 @@ class PageSession(threading.Thread):
         self._listener: socket.socket | None = None
         self._connection: socket.socket | None = None
         self._poll = select.poll()
-        self._poll.register(self._wake, select.POLLIN)
+        self._poll.register(self._wake.fd, select.POLLIN)
 
     def ask(self, what: str) -> None:
         """Have the session ``fill``, ``close`` or ``stop`` (for a successor); from any thread."""
         self._asked.append(what)
-        with suppress(OSError):  # it has just ended
-            os.eventfd_write(self._wake, 1)
+        self._wake.ring()
 
     @property
     def missing_bytes(self) -> int:
         """Memory that is not resident yet, in all processes known so far."""
         return sum(space.ranges.size_bytes for space in list(self._spaces.values()))
+
+    @property
+    def held_names(self) -> frozenset[str]:
+        """The keeper's sets without which the session cannot be taken over."""
+        return self._holder.names
 
     def listen(self, listener: socket.socket | None = None) -> None:
         """Wait for CRIU; the keeper gets a new listener before anybody can connect to it."""
@@ -179,8 +183,8 @@ class PageSession(threading.Thread):
             self._read_connection(self._connection)
         elif self._listener is not None and descriptor == self._listener.fileno():
             self._accept(self._listener)
-        elif descriptor == self._wake:
-            os.eventfd_read(self._wake)
+        elif descriptor == self._wake.fd:
+            self._wake.clear()
             self._carry_out()
             for fetched in self._fetcher.take():
                 self._deliver(fetched)
@@ -330,21 +334,28 @@ class PageSession(threading.Thread):
         self.state = "failed"
         log.error("page_session_condemned", session=self.spec.session, reason=reason)
         record_failure(Path(self.spec.work_dir), reason)
-        Victims(self.spec.cgroup_procs, self.spec.pid_file).kill_all()
+        victims = Victims(self.spec.cgroup_procs, self.spec.pid_file)
+        if not victims.kill_all(lambda: "stop" in self._asked):
+            self.state = "stopped"  # the successor finds the reason, and goes on killing
 
     def _release(self) -> None:
-        """Close everything; for a successor the keeper's copies stay."""
+        """Close everything; for a successor the keeper's copies stay.
+
+        Then the descriptors stay open too, to the end of this process: if the keeper is gone, they
+        may be the last.
+        """
         if self.state != "stopped":
             if self.state != "failed":
                 self.state = "ended"
             self._holder.drop_all()
         self._fetcher.wait()
-        for space in self._spaces.values():
-            space.close()
-        self._spaces.clear()
+        if self.state != "stopped":
+            for space in self._spaces.values():
+                space.close()
+            self._spaces.clear()
         for channel in (self._listener, self._connection):
             if channel is not None:
                 channel.close()
         for file in self._files:
             file.close()
-        os.close(self._wake)
+        self._wake.close()

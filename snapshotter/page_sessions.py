@@ -12,16 +12,17 @@ import socket
 import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from hotstart.core.errors import Conflict, HotstartError, NotFound
 from hotstart.core.log import get_logger
 from hotstart.core.span import pages_of
-from hotstart.kernel.keeper_client import HandleSet, KeeperClient, KeeperRefused
+from hotstart.kernel.keeper_client import HandleSet, KeeperClient, KeeperGone, KeeperRefused
 from hotstart.store.ready_map import ReadyMap
 from snapshotter.condemn import Victims, failure_of, record_failure
+from snapshotter.last_holder import hand_over
 from snapshotter.memory_file import MemoryFile
 from snapshotter.page_session import PageSession
 from snapshotter.session_holder import KIND, SPEC_FILE, SessionHolder
@@ -30,6 +31,8 @@ from snapshotter.session_spec import MemoryFileSpec, SessionSpec
 log = get_logger(__name__)
 
 _READERS = 16
+_CLOSE_S = 30.0
+"""How long a session may take to end: condemned processes may outlive SIGKILL."""
 
 
 class SessionUnknown(NotFound):
@@ -47,6 +50,8 @@ class PageSessions:
         self._keeper = keeper
         self._lock = threading.Lock()
         self._sessions: dict[str, PageSession] = {}
+        self.stopping = False
+        """Whether a successor is to answer from now on."""
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="page-read")
 
     def names(self) -> list[str]:
@@ -83,22 +88,32 @@ class PageSessions:
                 self._abandon(Path(path), sets, str(err))
 
     def _abandon(self, spec_path: Path, sets: list[HandleSet], reason: str) -> None:
-        """End what cannot be taken over. Its copies with the keeper go last: until everybody is
-        dead, blocked threads are better than wrong bytes."""
+        """End what cannot be taken over, beside what can."""
         log.warning("page_session_lost", spec=str(spec_path), reason=reason)
+        names = [held.name for held in sets]
+        for held in sets:
+            held.close()
         try:
             spec = SessionSpec.from_json(spec_path.read_bytes())
         except FileNotFoundError:
-            dead = True  # the container's directory is gone, and went after its processes
+            self._drop(names)  # the container's directory is gone, and went after its processes
         except (HotstartError, OSError):
-            dead = False
+            return
         else:
             record_failure(spec_path.parent, reason)
-            dead = Victims(spec.cgroup_procs, spec.pid_file).kill_all()
-        for held in sets:
-            held.close()
-            if dead:
-                self._keeper.drop(held.name)
+            victims = Victims(spec.cgroup_procs, spec.pid_file)
+            threading.Thread(target=self._bury, args=(victims, names), daemon=True).start()
+
+    def _bury(self, victims: Victims, names: list[str]) -> None:
+        """Kill, and only then let go of the keeper's copies: until everybody is dead, blocked
+        threads are better than wrong bytes."""
+        if victims.kill_all(lambda: self.stopping):
+            self._drop(names)
+
+    def _drop(self, names: list[str]) -> None:
+        for name in names:
+            with suppress(KeeperGone):
+                self._keeper.drop(name)
 
     def stats(self, name: str) -> dict[str, Any]:
         """Return state, failure, counters. Raises SessionUnknown."""
@@ -119,26 +134,39 @@ class PageSessions:
         self._get(name).ask("fill")
 
     def close(self, name: str, *, force: bool = False) -> None:
-        """Forget a session. Raises SessionInUse while processes need it, unless ``force``."""
+        """Forget a session. Raises SessionInUse while processes need it, unless ``force``.
+
+        Whatever is asked, a condemned session stays until its processes are gone.
+        """
         session = self._get(name)
         if session.is_alive() and session.state in ("restoring", "running") and not force:
             if session.missing_bytes:
                 raise SessionInUse(f"page session {name}: {session.missing_bytes} bytes missing")
             session.ask("fill")
         session.ask("close")
-        session.join()
+        session.join(_CLOSE_S)
+        if session.is_alive():
+            raise SessionInUse(f"page session {name}: its processes outlive SIGKILL, see the log")
         with self._lock:
             self._sessions.pop(name, None)
 
     def stop(self) -> None:
         """End every thread for a successor; the keeper's copies stay."""
+        for session in self._ask_to_stop():
+            session.join()
+        self._pool.shutdown()
+
+    def outlive(self, keeper_socket: Path) -> None:
+        """Stop serving, and hold everything until the next keeper does, or nobody needs it."""
+        hand_over(self._ask_to_stop(), keeper_socket)
+
+    def _ask_to_stop(self) -> list[PageSession]:
+        self.stopping = True
         with self._lock:
             sessions = list(self._sessions.values())
         for session in sessions:
             session.ask("stop")
-        for session in sessions:
-            session.join()
-        self._pool.shutdown()
+        return sessions
 
     def _get(self, name: str) -> PageSession:
         with self._lock:

@@ -13,6 +13,9 @@ RUN_DIR/page.sock (root only) it takes one JSON request a line and answers with 
     {"op":"close","session":ID,"force":B}  forget it; refused while processes still need it
     {"op":"list"} {"op":"ping"}
 
+Other workers die with the keeper; this one outlives it, since for a moment after each restore and
+each fork the agent has no copy of a descriptor yet (last_holder.py).
+
 The worker never maps or imports anything below a mount of ours.
 """
 
@@ -32,6 +35,7 @@ from typing import Any
 from hotstart.core.errors import HotstartError, UserError
 from hotstart.core.log import configure, get_logger
 from hotstart.kernel.keeper_client import KeeperClient
+from hotstart.kernel.libc import outlive_parent
 from snapshotter.page_sessions import PageSessions
 from snapshotter.session_spec import SessionSpec
 
@@ -51,8 +55,11 @@ class PageService:
         """Answer until the client closes."""
         with client, client.makefile("rb") as lines:
             for line in iter(lambda: lines.readline(_REQUEST_BYTES), b""):
+                answer = self.answer(line)
+                if self._sessions.stopping:
+                    return  # what stands still here goes on there: the client asks the successor
                 with suppress(OSError):
-                    client.sendall(json.dumps(self.answer(line)).encode() + b"\n")
+                    client.sendall(json.dumps(answer).encode() + b"\n")
 
     def answer(self, line: bytes) -> dict[str, Any]:
         """Carry one request out; errors become answers."""
@@ -109,12 +116,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run-dir", type=Path, required=True)
     run_dir: Path = parser.parse_args(argv).run_dir
     configure()
-    with KeeperClient(run_dir / "keeper.sock") as keeper:
+    keeper_socket = run_dir / "keeper.sock"
+    with KeeperClient(keeper_socket) as keeper, KeeperClient(keeper_socket) as watched:
+        outlive_parent()
         sessions = PageSessions(keeper)
         sessions.take_over()
         listener = _listen(run_dir / SOCKET)
         signal.signal(signal.SIGTERM, lambda *_: listener.shutdown(socket.SHUT_RDWR))
         service = PageService(sessions)
+        lost = threading.Event()
+        threading.Thread(target=_watch, args=(watched, lost, listener), daemon=True).start()
         with listener:
             while True:
                 try:
@@ -122,8 +133,20 @@ def main(argv: Sequence[str] | None = None) -> int:
                 except OSError:
                     break
                 threading.Thread(target=service.serve, args=(client,), daemon=True).start()
+        if lost.is_set():
+            sessions.outlive(keeper_socket)
+            # Threads may wait for reads that only the next keeper's workers answer.
+            os._exit(0)
         sessions.stop()
     return 0
+
+
+def _watch(keeper: KeeperClient, lost: threading.Event, listener: socket.socket) -> None:
+    """Have the worker end when the keeper does."""
+    keeper.wait_closed()
+    lost.set()
+    with suppress(OSError):  # it ends already
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from hotstart.kernel.keeper_client import HandleSet
+from hotstart.kernel.keeper_client import HandleSet, KeeperGone
 
 KIND = "page"
 SPEC_FILE = "page-session.json"
@@ -57,6 +58,11 @@ class SessionHolder:
         """Name of the set of the process that CRIU calls ``pid``."""
         return f"{self._base}/{pid}"
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Every set that is held; from any thread."""
+        return frozenset(self._names.copy())
+
     def held(self, name: str) -> bool:
         """Tell whether the keeper holds the set."""
         return name in self._names
@@ -75,9 +81,13 @@ class SessionHolder:
         self._put(name, {"file": file}, [uffd, journal])
 
     def drop(self, name: str) -> None:
-        """Let go of one set."""
+        """Let go of one set. A keeper that is gone has let go of it already.
+
+        If the agent has a copy, the next keeper gets it back, and a successor drops it.
+        """
         if name in self._names:
-            self._keeper.drop(name)
+            with suppress(KeeperGone):
+                self._keeper.drop(name)
             self._names.discard(name)
 
     def drop_all(self) -> None:

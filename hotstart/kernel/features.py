@@ -38,6 +38,7 @@ _UFFD_EVENTS = (
     | userfaultfd.FEATURE_EVENT_REMOVE
     | userfaultfd.FEATURE_EVENT_UNMAP
 )
+_CAP_SYS_RESOURCE = 24  # <linux/capability.h>
 _TIMEOUT_S = 10.0
 _NFT_NAT = "table ip probe { chain out { type nat hook postrouting priority 100; masquerade; }; }"
 
@@ -256,6 +257,14 @@ def _cache_file_system(host: Host) -> str:
     return f"{kind} at {host.scratch.parent}"
 
 
+def _other_users(_host: Host) -> str:
+    """CRIU asks for the limits of each process, by prlimit(2)."""
+    match = re.search(r"^CapEff:\s+(\w+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if not match or not int(match[1], 16) >> _CAP_SYS_RESOURCE & 1:
+        raise Unsupported("root lacks CAP_SYS_RESOURCE here")
+    return "CAP_SYS_RESOURCE"
+
+
 def _run_tmpfs(_host: Host) -> str:
     kind = _file_system_of(Path("/run"))
     if kind != "tmpfs":
@@ -299,6 +308,7 @@ PROBES: dict[str, Probe] = {
     "criu": Probe(_criu, "snapshot and restore"),
     "userfaultfd": Probe(_userfaultfd, "restores that start before memory is read"),
     "userfaultfd_events": Probe(_userfaultfd_events, "restores of processes that change mappings"),
+    "other_users": Probe(_other_users, "snapshots of other users' processes", False),
     "run_tmpfs": Probe(_run_tmpfs, "quick starts of CRIU", False, needs_root=False),
 }
 """Every ability by name, in the order in which a person wants to read them."""

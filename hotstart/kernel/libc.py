@@ -24,6 +24,7 @@ libc.syscall.restype = ctypes.c_long
 libc.signal.argtypes = [_int, ctypes.c_void_p]
 libc.signal.restype = ctypes.c_void_p
 
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _SIGPIPE = 13
 _SIG_IGN = ctypes.c_void_p(1)
 
@@ -48,3 +49,8 @@ def ignore_broken_pipes() -> None:
     lib/fuse_signals.c), and Python's own ``signal`` works in the main thread only.
     """
     libc.signal(_SIGPIPE, _SIG_IGN)
+
+
+def outlive_parent() -> None:
+    """Take back that the end of the parent kills this process (prctl(2), PR_SET_PDEATHSIG)."""
+    check(libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0), "prctl")

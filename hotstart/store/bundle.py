@@ -1,9 +1,10 @@
 """Start bundle: the recorded pages of a start in order of use, as one blob of frames.
 
-The blob is stored frames one after another, nothing between. The index (docs/formats/
-bundle-index.md) says where each frame is, its BLAKE3, and which runs of device pages it holds, in
-the order in which their bytes lie in it; so a bundle needs no chunk table. ``memory_order`` is the
-working set: runs of pages in the snapshot's memory files, in the order to install them.
+The blob is stored frames one after another, nothing between. The index (docs/formats/bundle.md)
+says where each frame is, its BLAKE3, and which runs of device pages it holds, in the order in which
+their bytes lie in it; so a bundle needs no chunk table, and is only as good as whoever signed the
+index. ``memory_order`` is the working set: runs of pages in the snapshot's memory files, in the
+order to install them.
 
 Index bytes: a head of 40 bytes, device ids (32 each), then one zstd frame of frame entries (56
 each), their runs (16 each) and the memory runs (16 each). Everything here is pure.
@@ -21,6 +22,7 @@ from hotstart.store import zstd_frame
 from hotstart.store.format_errors import FormatInvalid, check_version
 from hotstart.store.packs import chunk_digest, compress
 from hotstart.store.page_runs import MAX_PAGE, MAX_RUN_PAGES, Run, coalesce
+from hotstart.store.trace import Trace, TraceSpan
 
 __all__ = ["BundleIndex", "BundleIndexInvalid", "BundleWriter", "Frame", "Run"]
 
@@ -74,6 +76,15 @@ class BundleIndex:
     def stored_bytes(self) -> int:
         """Size of the bundle."""
         return self.frames[-1].offset + self.frames[-1].stored_length if self.frames else 0
+
+    def as_trace(self) -> Trace:
+        """Return which pages the frames bring, in order of use: for whoever doesn't believe them.
+
+        A trace is fetched chunk by chunk, each held to the digest in its device's chunk table.
+        """
+        runs = (run for frame in self.frames for run in frame.runs)
+        spans = tuple(TraceSpan(0, run.device, run.first_page, run.pages) for run in runs)
+        return Trace(self.device_ids, spans)
 
     def encode(self) -> bytes:
         """Return the bytes. Raises ValueError for an index that no reader takes."""

@@ -82,6 +82,7 @@ class SmallDevice:
             head_length=table.head_length,
             packs=self.packs,
         )
+        self.descriptor = descriptor
         self.table_digest = descriptor.table.digest
         self.store.blobs.put(self.table_digest, table.content)
         self.spec = DeviceSpec.of(descriptor, self.store.url)

@@ -1,5 +1,7 @@
 """Chunk tables cost one round trip while they are small, and are never believed unverified."""
 
+from dataclasses import replace
+
 import pytest
 
 from hotstart.core.errors import IntegrityError
@@ -26,6 +28,18 @@ def test_a_large_table_is_read_part_by_part(small, monkeypatch):
     assert len(blobs.reads) == 1, "the head alone"
     assert list(table) == list(open_table(small.store.blobs, small.spec))
     assert len(blobs.reads) == 2
+
+
+def test_a_table_that_only_a_foreign_manifest_vouches_for_is_not_believed(small, tmp_path):
+    """The device is shared under the name of its table: another manifest's head won't do."""
+    other = SmallDevice(tmp_path, seed=2)
+    lie = replace(
+        small.spec, head_digest=other.spec.head_digest, head_length=other.spec.head_length
+    )
+    content = other.store.blobs.read(other.table_digest)
+    small.store.blobs.contents[small.table_digest] = content
+    with pytest.raises(IntegrityError):
+        open_table(small.store.blobs, replace(lie, table=replace(lie.table, size=len(content))))
 
 
 @pytest.mark.parametrize("whole_bytes", [0, 2 << 20])

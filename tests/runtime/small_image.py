@@ -109,10 +109,11 @@ def make_tree(path):
 
 
 class SmallNode:
-    """What an agent would hold, for one root."""
+    """What an agent would hold, for one root. ``user`` is whom the image's config names."""
 
-    def __init__(self, root):
+    def __init__(self, root, user=""):
         self.root = root
+        self.user = user
         self.stack = ExitStack()
         self.store = open_store(str(root / "store"))
         self.image = self._build(make_tree(root / "tree"))
@@ -143,9 +144,10 @@ class SmallNode:
         self.restorer = Restorer(self.tools)
 
     def _build(self, tree):
-        config = canonical_json.encode(
-            {"config": {"Cmd": ["/usr/bin/python3", "-S", "-E", "-B", "/app/server.py"]}}
-        )
+        if self.user:
+            shutil.chown(tree / "var", int(self.user))
+        command = ["/usr/bin/python3", "-S", "-E", "-B", "/app/server.py"]
+        config = canonical_json.encode({"config": {"Cmd": command, "User": self.user}})
         descriptor = Descriptor.of(media_types.OCI_CONFIG, config)
         self.store.blobs.put(descriptor.digest, config)
         built = build_tree(scan(os.fsencode(tree)).tree, self.store)
@@ -180,7 +182,22 @@ class SmallNode:
         self.stack.close()
 
 
-class Container:
+class Capturable:
+    """A container of ``node`` that is known as ``subject``."""
+
+    def capture(self, reference, *goldens, **options):
+        return self.node.capturer.capture(
+            self.subject,
+            self.node.store,
+            reference,
+            goldens=[json.dumps(golden) for golden in goldens],
+            progress=NullSink(),
+            phases=Phases(),
+            **options,
+        )
+
+
+class Container(Capturable):
     """A container started cold; ends with the block."""
 
     def __init__(self, node, name, volumes):
@@ -228,17 +245,6 @@ class Container:
     def ask(self, **request):
         return self.node.ask(self.network, {"port": PORT, **request})
 
-    def capture(self, reference, *goldens, **options):
-        return self.node.capturer.capture(
-            self.subject,
-            self.node.store,
-            reference,
-            goldens=[json.dumps(golden) for golden in goldens],
-            progress=NullSink(),
-            phases=Phases(),
-            **options,
-        )
-
     def __enter__(self):
         return self
 
@@ -246,7 +252,7 @@ class Container:
         self.stack.close()
 
 
-class RestoredContainer:
+class RestoredContainer(Capturable):
     """A restored container; ends with the block."""
 
     def __init__(self, node, directory, restored):

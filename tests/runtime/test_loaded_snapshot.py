@@ -1,19 +1,35 @@
-"""What a snapshot may not say, whoever signed it."""
+"""What a snapshot may not say, whoever signed it; and what is not believed unless somebody did."""
 
+import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from hotstart.store.bundle import BundleIndex
+from hotstart.core.digest import Digest
+from hotstart.core.span import PAGE
+from hotstart.store import media_types
+from hotstart.store.bundle import BundleIndex, BundleWriter
+from hotstart.store.descriptor import Descriptor
 from hotstart.store.manifest import ManifestInvalid
+from hotstart.store.page_runs import Run
+from hotstart.store.references import ReferenceName
+from hotstart.store.signing import NodeKey, sign
+from lazyfs.plans import BundlePlan, plan_from_json, plan_to_json
+from lazyfs.prefetch import Prefetcher
 from runtime.loaded_snapshot import (
     LoadedSnapshot,
     MemoryTooSmall,
     check_devices,
+    load_snapshot,
     require_memory,
 )
+from runtime.snapshot_manifest import publish
+from tests.lazyfs.small_device import SmallDevice, expected
+from tests.store import samples
 
 OWN, IMAGE, FOREIGN = ("a" * 64, "b" * 64, "c" * 64)
+POISONED_PAGES = 11
 
 
 def manifest():
@@ -34,7 +50,7 @@ def test_a_bundle_that_fills_another_images_device_is_refused():
         check_devices(manifest(), BundleIndex((OWN, FOREIGN), (), ()))
 
 
-def loaded(*sizes, memory_bytes=None):
+def dumped(*sizes, memory_bytes=None):
     files = tuple(SimpleNamespace(size_bytes=size) for size in sizes)
     config = SimpleNamespace(memory_files=files, memory_bytes=memory_bytes)
     return LoadedSnapshot("snap:v1", "file:///s", None, config, None)
@@ -42,17 +58,68 @@ def loaded(*sizes, memory_bytes=None):
 
 @pytest.mark.parametrize("limit_bytes", [None, 9 << 20, 10 << 20])
 def test_a_limit_above_what_was_dumped_is_taken(limit_bytes):
-    require_memory(loaded(5 << 20, 4 << 20), limit_bytes)
+    require_memory(dumped(5 << 20, 4 << 20), limit_bytes)
 
 
 def test_a_limit_below_what_was_dumped_is_refused_with_one_that_would_do():
     with pytest.raises(MemoryTooSmall, match="snap:v1: its processes need 10 MiB") as refused:
-        require_memory(loaded(5 << 20, (4 << 20) + 1), 9 << 20)
+        require_memory(dumped(5 << 20, (4 << 20) + 1), 9 << 20)
     assert "--memory 10m" in refused.value.hint
 
 
 def test_the_limit_that_the_frozen_container_had_is_always_taken():
     """Pages that processes share are dumped once for each."""
-    require_memory(loaded(20 << 20, memory_bytes=16 << 20), 16 << 20)
+    require_memory(dumped(20 << 20, memory_bytes=16 << 20), 16 << 20)
     with pytest.raises(MemoryTooSmall, match="need 16 MiB"):
-        require_memory(loaded(20 << 20, memory_bytes=16 << 20), 12 << 20)
+        require_memory(dumped(20 << 20, memory_bytes=16 << 20), 12 << 20)
+
+
+@pytest.fixture
+def small(tmp_path):
+    return SmallDevice(tmp_path)
+
+
+@pytest.fixture
+def key(tmp_path):
+    return NodeKey.load_or_create(tmp_path / "key")
+
+
+def poisoned(small):
+    """A snapshot whose bundle has wrong bytes, under right digests of its own, for its image."""
+    writer = BundleWriter((small.spec.device_id,), frame_bytes=2 * PAGE)
+    writer.add(Run(0, 0, POISONED_PAGES), b"poison!!" * (POISONED_PAGES * PAGE // 8))
+    content, index = writer.finish()
+    small.store.blobs.put(Digest.of(content), content)
+    base = samples.snapshot()
+    image = replace(base.image(), devices=(small.descriptor,))
+    return replace(
+        base,
+        subject=image.descriptor(inline=True),
+        bundle=Descriptor.of(media_types.BUNDLE, content),
+        bundle_index=Descriptor.of(media_types.BUNDLE_INDEX, index.encode(), inline=True),
+    )
+
+
+def loaded(small, snapshot, trusted=()):
+    publish(small.store, ReferenceName.parse("bad:v1"), snapshot)
+    return load_snapshot(small.store, "bad:v1", trusted=trusted, trust_unsigned=True)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_snapshot_that_no_trusted_key_signed_puts_no_wrong_byte_into_its_image(
+    small, key, signed
+):
+    snapshot = sign(poisoned(small), key) if signed else poisoned(small)
+    plan = plan_from_json(plan_to_json(loaded(small, snapshot).bundle_plan()))
+    with small.engine() as (engine, device):
+        job = Prefetcher(engine).start(plan, {device.device_id: device})
+        assert job.done.wait(20)
+        assert job.error is None
+        assert device.ready.missing(0, POISONED_PAGES) < 0, "the recorded pages are here"
+        content = os.pread(device.fd, POISONED_PAGES * PAGE, 0)
+    assert content == expected(small, 0, POISONED_PAGES)
+
+
+def test_the_bundle_of_a_trusted_signer_is_streamed(small, key):
+    plan = loaded(small, sign(poisoned(small), key), trusted=[key.public]).bundle_plan()
+    assert isinstance(plan, BundlePlan)

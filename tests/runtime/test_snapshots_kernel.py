@@ -13,11 +13,12 @@ from hotstart.core.progress import NullSink
 from hotstart.kernel.mounts import mounts_below
 from hotstart.store.references import ReferenceName
 from hotstart.store.signing import NodeKey, SignatureForeign
+from runtime.bundle import read_config
 from runtime.capture import CaptureFailed
 from runtime.container_spec import Volume
 from runtime.rehearsal import RehearsalFailed
 from runtime.restore import RestoreRefused
-from tests.requires import requires
+from tests.requires import found, requires
 from tests.runtime.small_image import PORT, SmallNode, wait_for
 
 pytestmark = [pytest.mark.kernel, requires("criu")]
@@ -75,6 +76,36 @@ def test_a_restored_container_can_be_captured_whole(node, published):
         assert not (third.directory.rootfs / "tmp").exists()
         assert (first.directory.rootfs / "etc/hosts").exists()
         assert not (third.directory.rootfs / "etc/hosts").exists()
+
+
+def test_an_images_own_user_is_kept_through_a_second_snapshot(tmp_path):
+    """Or the capture is refused with the reason, where root may not ask for others' limits."""
+    node = SmallNode(tmp_path, user="1000")
+    with node.stack:
+        with node.container("frozen") as container:
+            container.ask(method="POST", path="/")
+            if not found("other_users", tmp_path).present:
+                with pytest.raises(CaptureFailed, match="CAP_SYS_RESOURCE"):
+                    container.capture("first", GOLDEN)
+                assert container.ask(path="/")["count"] == 1
+                return
+            first = container.capture("first", GOLDEN)
+        with node.restore("first", "again") as restored:
+            assert user_of(restored) == 1000
+            restored.ask(method="POST", path="/")
+            second = restored.capture("second", GOLDEN)
+        assert first.config.user == second.config.user == "1000:0"
+        with node.restore("second", "third") as restored:
+            assert user_of(restored) == 1000
+            answer = restored.ask(method="POST", path="/")  # writes a file that only it may write
+            assert answer == {"count": 3}
+            assert restored.ask(path="/")["file"] == "count 3"
+            process = read_config(restored.directory)["process"]
+            assert process["user"]["uid"] == 1000
+
+
+def user_of(container):
+    return os.stat(f"/proc/{container.restored.pid}").st_uid
 
 
 def test_a_published_snapshot_says_what_it_proved(node, published):

@@ -30,8 +30,11 @@ def wait_for(condition, what, timeout_s=WAIT_S):
 
 
 @contextmanager
-def keeper_with_page_worker(run_dir):
-    """Yield (KeeperClient, PageClient); both processes end with the block."""
+def keeper_with_page_worker(run_dir, held=()):
+    """Yield (KeeperClient, PageClient); both processes end with the block.
+
+    The keeper has the sets of ``held`` before the worker starts.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     keeper_file = Path(sys.modules["hotstart.kernel.keeper_client"].__file__).with_name("keeper.py")
     with ExitStack() as stack:
@@ -55,6 +58,8 @@ def keeper_with_page_worker(run_dir):
                 return None
 
         keeper = stack.enter_context(wait_for(connect, "keeper"))
+        for one in held:
+            keeper.put(one)
         argv = [sys.executable, "-m", "snapshotter.page_worker", "--run-dir", str(run_dir)]
         keeper.supervise("page", argv, {})
         client = PageClient(run_dir / "page.sock")

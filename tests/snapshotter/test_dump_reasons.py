@@ -16,6 +16,7 @@ CASES = {
     "mnt: 279:./data/net doesn't have a proper root mount": "volume has other file systems mounted",
     "Some file locks are hold by dumping tasks! You can try --file-locks": "file locks",
     "inet: Can't bind inet socket: Cannot assign requested address": "listens on an address",
+    "Can't get rlimit 0: Operation not permitted": "CAP_SYS_RESOURCE",
     "File usr/lib/x has bad size 5 (expect 6)": "is not the one it had",
 }
 

@@ -140,6 +140,36 @@ def test_memory_that_cannot_be_read_kills_its_process_with_the_reason(tree, work
     assert not tree.result.exists()
 
 
+def test_a_keeper_that_dies_before_the_agent_has_a_copy_costs_the_process_and_no_byte(
+    tree, workers, tmp_path
+):
+    keeper, pages = workers
+    session = begin(tree, pages, tmp_path / "s8")
+    wait_until_restored(pages, session)
+    os.kill(keeper.status()["pid"], signal.SIGKILL)
+    with keeper_with_page_worker(tmp_path / "run"):
+        tree.go()
+        wait_for(lambda: not alive(tree.pid), "end of the process")
+    assert "before the agent held" in (failure_of(tmp_path / session) or "")
+    assert not tree.result.exists()
+
+
+def test_a_keeper_that_dies_when_the_agent_has_copies_costs_nothing(tree, workers, tmp_path):
+    keeper, pages = workers
+    wait_until_restored(pages, begin(tree, pages, tmp_path / "s9"))
+    copies = [keeper.get(name) for name in keeper.names("page")]
+    os.kill(keeper.status()["pid"], signal.SIGKILL)
+    with keeper_with_page_worker(tmp_path / "run", copies):
+        tree.go()
+        assert tree.outcome().startswith("ok ")
+    for copy in copies:
+        copy.close()
+
+
+def wait_until_restored(pages, session):
+    wait_for(lambda: pages.session_stats(session)["state"] == "running", "end of the restore")
+
+
 def give_bogus_set(keeper, spec_path):
     with open("/dev/null", "rb") as file:
         keeper.put(HandleSet("page/ghost", "page", {"spec": str(spec_path)}, [file.fileno()]))
