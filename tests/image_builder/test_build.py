@@ -9,6 +9,7 @@ import pytest
 from hotstart.core.errors import UserError
 from hotstart.store.blob_store import StoreUnavailable
 from hotstart.store.references import ReferenceName
+from image_builder import segments
 from image_builder.build import build, publish
 from image_builder.build_tree import build_tree
 from image_builder.directory import scan
@@ -72,6 +73,7 @@ def test_a_rebuild_holds_few_buffers_though_nothing_is_written(tmp_path, monkeyp
     store = memory_store()
     build(str(tree), store, reference="app:1")
     made = []
+    monkeypatch.setattr(segments, "BATCH", 1)
     take = BufferPool.take
     monkeypatch.setattr(BufferPool, "take", lambda pool, n: made.append(pool) or take(pool, n))
     (tree / "d0" / "a-new-first-file").write_bytes(random.Random(8).randbytes(70_000))
