@@ -272,12 +272,11 @@ class BootstrapDraft:
         """Return the data of a directory or symbolic link."""
         if not item.node.is_directory:
             return item.node.target
-        above = item.parent or item
+        children = item.node.children
+        dots = {b".": item, b"..": item.parent or item}
         entries = []
         for name in item.names:
-            child = {b".": item, b"..": above}.get(name)
-            if child is None:
-                child = self._by_node[id(item.node.children[name])]
+            child = dots.get(name) or self._by_node[id(children[name])]
             entries.append((name, child.nid, FILE_TYPES[child.node.kind]))
         return encode_directory(entries, item.counts)
 

@@ -82,6 +82,18 @@ def test_a_rebuild_holds_few_buffers_though_nothing_is_written(tmp_path, monkeyp
     assert made[0].made <= 10
 
 
+def test_a_rebuild_compresses_only_what_is_new(tmp_path, monkeypatch):
+    tree = make_tree(tmp_path / "tree", files=100)
+    store = memory_store()
+    build(str(tree), store, reference="app:1")
+    compressed = []
+    monkeypatch.setattr(segments, "compress", lambda c: compressed.append(bytes(c)) or (c, True))
+    (tree / "a-new-file").write_bytes(random.Random(8).randbytes(70_000))
+    stats = build(str(tree), store, reference="app:2", options=BuildOptions(base="app:1")).stats
+    assert len(compressed) == stats.new_chunks > 0
+    assert sum(map(len, compressed)) < 0.1 * stats.input_bytes
+
+
 def test_equal_chunks_are_stored_once(tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()
