@@ -114,11 +114,11 @@ def write_bootstrap(
 
 
 class BootstrapDraft:
-    """The image of a tree, but for what names its devices: they may still be on their way.
+    """The image of a tree, but for its devices and where in them data lies.
 
-    ``placements`` are by ``id(node)``, with their offsets set; a regular file without one is
-    stored inline, so it must be small. All placements are in the first device. Making a draft
-    raises NotRepresentable.
+    ``placements`` are by ``id(node)``; a regular file without one is stored inline, so it must be
+    small. All placements are in the first device, and need their offsets by finish(): a draft can
+    be made while data is on its way. Making one raises NotRepresentable.
     """
 
     def __init__(
@@ -130,10 +130,13 @@ class BootstrapDraft:
         self._items = self._collect(tree.root)
         times = Counter(item.node.mtime_ns for item in self._items)
         self._epoch_ns = min(times, key=lambda t: (-times[t], t))
-        self._xattrs = XattrTable((i.path, i.node.xattrs) for i in self._items)
+        self._xattrs = XattrTable(
+            (item.path, item.node.xattrs) for item in self._items if item.node.xattrs
+        )
         self._shape()
         self._xattr_block, size = self._lay_out()
         self._image = bytearray(size)
+        self._indexed: list[tuple[int, FilePlacement]] = []
         for item in self._items:
             self._pack(self._image, item)
         shared = self._xattrs.shared_area
@@ -141,12 +144,15 @@ class BootstrapDraft:
         self._image[start : start + len(shared)] = shared
 
     def finish(self, devices: Sequence[BootstrapDevice]) -> bytearray:
-        """Return the whole image; may be called once."""
+        """Return the whole image, once all placements have their offsets; may be called once."""
         if len(devices) != self._device_count:
             raise ValueError(f"{len(devices)} devices, the draft has {self._device_count}")
         for number, device in enumerate(devices):
             at = SUPER_OFFSET + SUPER_BYTES + number * DEVICE_SLOT_BYTES
             self._image[at : at + DEVICE_SLOT_BYTES] = pack_device_slot(device.tag, device.blocks)
+        for start, placement in self._indexed:
+            indexes = b"".join(map(_pack_index, placement.indexes()))
+            self._image[start : start + len(indexes)] = indexes
         self._seal(self._image)
         return self._image
 
@@ -249,9 +255,7 @@ class BootstrapDraft:
         end = item.position + len(head)
         image[item.position : end] = head
         if item.placement is not None:
-            indexes = b"".join(map(_pack_index, item.placement.indexes()))
-            start = align_up(end, 8)
-            image[start : start + len(indexes)] = indexes
+            self._indexed.append((align_up(end, 8), item.placement))
         elif item.node.content is not None:
             if item.size:
                 with memoryview(image) as view:
@@ -268,12 +272,11 @@ class BootstrapDraft:
         """Return the data of a directory or symbolic link."""
         if not item.node.is_directory:
             return item.node.target
-        above = item.parent or item
+        children = item.node.children
+        dots = {b".": item, b"..": item.parent or item}
         entries = []
         for name in item.names:
-            child = {b".": item, b"..": above}.get(name)
-            if child is None:
-                child = self._by_node[id(item.node.children[name])]
+            child = dots.get(name) or self._by_node[id(children[name])]
             entries.append((name, child.nid, FILE_TYPES[child.node.kind]))
         return encode_directory(entries, item.counts)
 

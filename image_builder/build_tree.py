@@ -10,6 +10,7 @@ from __future__ import annotations
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from hotstart.core.progress import NullSink, ProgressSink
 from hotstart.core.span import PAGE, Span
@@ -89,10 +90,13 @@ def _write(
         return bytes(write_bootstrap(tree, by_node, ())), None
     chunks = BaseChunks(store.blobs, base)
     segments = plan_segments(with_data, _node_ids(tree, options.small_chunks_for))
-    with DeviceWriter(store.blobs, chunks, progress, options.threads) as writer:
+    with (
+        DeviceWriter(store.blobs, chunks, progress, options.threads) as writer,
+        ThreadPoolExecutor(1, "draft") as drafter,
+    ):
+        drafting = drafter.submit(BootstrapDraft, tree, by_node, device_count=1)
         writer.take(segments, placements_total(with_data))
-        # The last packs are compressed and stored meanwhile.
-        draft = BootstrapDraft(tree, by_node, device_count=1)
+        draft = drafting.result()
         written = writer.finish()
     device = written.descriptor
     slot = BootstrapDevice(device.device_id, device.size_bytes // PAGE)

@@ -1,9 +1,10 @@
-"""Fills one device: segments are read on all cores, their chunks go into packs in device order.
+"""Fills one device: segments are read and compressed on all cores, and go into packs in order.
 
 Every distinct chunk is stored once; those that the base has are borrowed, by the base's place for
-them. A large file whose chunks are those of an earlier one takes its extent. The result does not
-depend on the number of threads. Memory: a few segments of at most 8 MiB for each thread, the
-packs on their way, and about 200 bytes for each chunk.
+them. A large file whose chunks are those of an earlier one takes its extent. A thread may compress
+a chunk that another one holds at the same time; the first in the device's order is stored, so the
+result does not depend on the number of threads. Memory: a few batches of at most 8 MiB for each
+thread, twice, the packs on their way, and about 200 bytes for each chunk.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ from hotstart.store.layers import DeviceDescriptor
 from hotstart.store.packs import PackWriter, Placement
 from image_builder.errors import NotRepresentable
 from image_builder.placement import FilePlacement
-from image_builder.segments import BufferPool, CutSegment, Segment, read_segment
+from image_builder.segments import (
+    BufferPool,
+    CutBatch,
+    CutChunk,
+    Segment,
+    in_batches,
+    read_batch,
+)
 
 _MAX_DEVICE = ((1 << 32) - 1) * PAGE
 _MAX_THREADS = 16
@@ -39,7 +47,7 @@ class Borrowed:
     chunk: Chunk
 
 
-Stored = Borrowed | Future[Placement]
+Stored = Borrowed | Placement
 
 
 class BaseChunks:
@@ -73,7 +81,6 @@ class _Extent:
     """Chunks of the group or large file being written, relative to its start."""
 
     chunks: list[tuple[int, ChunkDigest]] = field(default_factory=list)
-    size: int = 0
 
 
 class DeviceWriter:
@@ -94,7 +101,7 @@ class DeviceWriter:
         self._extents: dict[tuple[ChunkDigest, ...], int] = {}
         self._pool = BufferPool()
         self._stack = ExitStack()
-        self._packs = self._stack.enter_context(PackWriter(blobs, threads=self._threads))
+        self._packs = self._stack.enter_context(PackWriter(blobs))
         self._size = 0
         self._new = self._borrowed = self._repeated = 0
 
@@ -105,27 +112,23 @@ class DeviceWriter:
         self._stack.close()
 
     def take(self, segments: Iterable[Segment], total_bytes: int) -> None:
-        """Read all segments and hand their chunks on; sets ``device_offset`` of all placements.
+        """Store the chunks of all segments; sets ``device_offset`` of all placements.
 
-        Chunks may still be on their way to the store. Raises what reading the files and writing
-        to the store raise.
+        Full packs may still be on their way to the store. Raises what reading the files and
+        writing to the store raise.
         """
         done = 0
         extent = _Extent()
-        in_use: deque[tuple[Future[Placement], CutSegment]] = deque()
-        for cut in _in_order(segments, self._threads, self._pool):
-            last_new = self._take(cut, extent)
-            if last_new is None:
-                self._pool.give_back(cut.buffer)
-            else:
-                in_use.append((last_new, cut))
-            # Chunks are placed in order: with its last one a segment is in the pack, as a copy.
-            while in_use and in_use[0][0].done():
-                self._pool.give_back(in_use.popleft()[1].buffer)
-            if cut.segment.is_last:
-                self._close(cut.segment, extent)
-                extent = _Extent()
-            done += cut.segment.length
+        for batch in self._read(segments):
+            for segment, chunks in batch.segments:
+                for chunk in chunks:
+                    self._take(chunk)
+                extent.chunks.extend((chunk.length, chunk.digest) for chunk in chunks)
+                if segment.is_last:
+                    self._close(segment, extent)
+                    extent = _Extent()
+                done += segment.length
+            self._pool.give_back(batch.buffer)
             self._progress.update(Progress("build", done, total_bytes))
         self._progress.update(Progress("build", done, total_bytes, finished=True))
 
@@ -137,29 +140,34 @@ class DeviceWriter:
         uploaded = sum(pack.size for pack in new_packs) + device.table.size
         return WrittenDevice(device, uploaded, self._new, self._borrowed, self._repeated)
 
-    def _take(self, cut: CutSegment, extent: _Extent) -> Future[Placement] | None:
-        """Store the segment's new chunks and return the last of them."""
-        start = 0
-        new: list[memoryview] = []
-        names: list[ChunkDigest] = []
-        seen: set[ChunkDigest] = set()
-        for end, digest in zip(cut.ends, cut.digests, strict=True):
-            extent.chunks.append((end - start, digest))
-            if digest in self._stored or digest in seen:
-                self._repeated += 1
-            elif (borrowed := self._base.find(digest)) is not None:
-                self._stored[digest] = borrowed
-                self._borrowed += 1
-            else:
-                new.append(cut.buffer[start:end])
-                names.append(digest)
-                seen.add(digest)
-            start = end
-        extent.size += start
-        self._new += len(new)
-        placed = self._packs.submit(new)
-        self._stored.update(zip(names, placed, strict=True))
-        return placed[-1] if placed else None
+    def _read(self, segments: Iterable[Segment]) -> Iterator[CutBatch]:
+        """Yield the segments read, in order, with at most two batches for each thread under way."""
+        waiting: deque[Future[CutBatch]] = deque()
+        readers = ThreadPoolExecutor(self._threads, "read-source")
+        try:
+            for batch in in_batches(segments):
+                waiting.append(readers.submit(read_batch, batch, self._pool, self._is_known))
+                if len(waiting) >= 2 * self._threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            readers.shutdown(cancel_futures=True)
+
+    def _is_known(self, digest: ChunkDigest) -> bool:
+        """Tell whether an earlier chunk or the base has it; may be asked by any thread."""
+        return digest in self._stored or self._base.find(digest) is not None
+
+    def _take(self, chunk: CutChunk) -> None:
+        """Store the chunk unless it is stored already."""
+        if chunk.digest in self._stored:
+            self._repeated += 1
+        elif (borrowed := self._base.find(chunk.digest)) is not None:
+            self._stored[chunk.digest] = borrowed
+            self._borrowed += 1
+        elif chunk.stored is not None:
+            self._stored[chunk.digest] = self._packs.append(*chunk.stored)
+            self._new += 1
 
     def _close(self, segment: Segment, extent: _Extent) -> None:
         """Give a complete group or file its place."""
@@ -194,29 +202,13 @@ class DeviceWriter:
                 old = stored.chunk
                 where = (numbers[stored.pack.digest], old.pack_offset, old.stored_length, old.raw)
             else:
-                new = stored.result()
-                where = (new.pack, new.offset, new.stored_length, new.raw)
+                where = (stored.pack, stored.offset, stored.stored_length, stored.raw)
             chunks.append(Chunk(offset, length, *where, digest))
         table = ChunkTable.encode(chunks, [pack.digest for pack in packs], self._size)
         device = DeviceDescriptor.of(
             table.content, size_bytes=self._size, head_length=table.head_length, packs=packs
         )
         return device, table.content
-
-
-def _in_order(segments: Iterable[Segment], threads: int, pool: BufferPool) -> Iterator[CutSegment]:
-    """Yield the segments read, in order, with at most two for each thread under way."""
-    waiting: deque[Future[CutSegment]] = deque()
-    readers = ThreadPoolExecutor(threads, "read-source")
-    try:
-        for segment in segments:
-            waiting.append(readers.submit(read_segment, segment, pool))
-            if len(waiting) >= 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        readers.shutdown(cancel_futures=True)
 
 
 def placements_total(placements: Iterable[FilePlacement]) -> int:

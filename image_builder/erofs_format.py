@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hotstart.core.span import PAGE
 
@@ -49,8 +50,7 @@ _EXTENDED = struct.Struct("<HHHHQIIIIQII16x")
 _U64 = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Inode:
+class Inode(NamedTuple):
     """What both inode formats hold. ``data`` is i_u: first block, device number or chunk format.
 
     The compact format takes sizes below 4 GiB, links, owners and groups below 65536, and has the

@@ -50,6 +50,8 @@ class FilePlacement:
 
     def indexes(self) -> list[int | None]:
         """Return for each chunk of the file its first byte in the device, None for a hole."""
+        if self.chunk_count == 1:
+            return [self.device_offset if self.runs else None]
         chunk = PAGE << self.chunk_bits
         found: list[int | None] = [None] * self.chunk_count
         position = self.device_offset
@@ -61,6 +63,9 @@ class FilePlacement:
 
     def read_extent(self, start: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with the extent's bytes from ``start`` on; behind the file are zeros."""
+        if len(self.runs) == 1:
+            self._read(self.runs[0].offset + start, buffer)
+            return
         at = 0
         wanted = Span(start, len(buffer))
         for run in self.runs:

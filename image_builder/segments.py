@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hotstart.core.digest import ChunkDigest
+from hotstart.store.blob_store import Writable
 from hotstart.store.chunker import AVERAGE, SMALL_AVERAGE, cut_points
-from hotstart.store.packs import chunk_digest
+from hotstart.store.packs import chunk_digest, compress
 from image_builder.placement import FilePlacement
 
 LARGE_FILE = 64 << 10
@@ -23,6 +24,8 @@ LARGE_FILE = 64 << 10
 GROUP_LIMIT = 4 << 20
 PIECE = 8 << 20
 """Longest segment of a large file; with its compressed chunks the memory of one step."""
+BATCH = 2 << 20
+"""Segments that are read by one task together hold at most this much, or are one."""
 _GROUP_FILES = 64
 """A group ends after one file in so many, on average."""
 
@@ -52,13 +55,20 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class CutSegment:
-    """A segment read and cut: its bytes, where each chunk ends, and each chunk's digest."""
+class CutChunk:
+    """One chunk of a segment, and the bytes to store for it: None if it is known already."""
 
-    segment: Segment
+    length: int
+    digest: ChunkDigest
+    stored: tuple[Writable, bool] | None
+
+
+@dataclass(frozen=True, slots=True)
+class CutBatch:
+    """Segments that were read together, each with its chunks; raw ones lie in ``buffer``."""
+
     buffer: memoryview
-    ends: Sequence[int]
-    digests: Sequence[ChunkDigest]
+    segments: Sequence[tuple[Segment, Sequence[CutChunk]]]
 
 
 def plan_segments(
@@ -120,14 +130,51 @@ class BufferPool:
                 self._free.append(view.obj)
 
 
-def read_segment(segment: Segment, pool: BufferPool) -> CutSegment:
-    """Read, cut and hash one segment. May run in any thread; raises what reading raises."""
-    buffer = pool.take(segment.length)
+def in_batches(segments: Iterable[Segment]) -> Iterator[Sequence[Segment]]:
+    """Yield the segments in groups of about ``BATCH`` bytes; a longer segment is its own group."""
+    batch: list[Segment] = []
+    size = 0
+    for segment in segments:
+        if batch and size + segment.length > BATCH:
+            yield batch
+            batch, size = [], 0
+        batch.append(segment)
+        size += segment.length
+    if batch:
+        yield batch
+
+
+def read_batch(
+    segments: Sequence[Segment], pool: BufferPool, is_known: Callable[[ChunkDigest], bool]
+) -> CutBatch:
+    """Read, cut and hash segments, and compress the chunks that are not known yet.
+
+    May run in any thread, which is kept busy while the data is in its core's cache. Raises what
+    reading raises.
+    """
+    buffer = pool.take(sum(segment.length for segment in segments))
+    at = 0
+    cut = []
+    for segment in segments:
+        part = buffer[at : at + segment.length]
+        cut.append((segment, _read_segment(segment, part, is_known)))
+        at += segment.length
+    return CutBatch(buffer, cut)
+
+
+def _read_segment(
+    segment: Segment, buffer: memoryview, is_known: Callable[[ChunkDigest], bool]
+) -> list[CutChunk]:
     at = 0
     for part in segment.parts:
         part.placement.read_extent(part.start, buffer[at : at + part.length])
         at += part.length
-    ends = cut_points(buffer, average=segment.average)
-    starts = [0, *ends]
-    digests = [chunk_digest(buffer[a:b]) for a, b in zip(starts, ends, strict=False)]
-    return CutSegment(segment, buffer, ends, digests)
+    chunks = []
+    start = 0
+    for end in cut_points(buffer, average=segment.average):
+        content = buffer[start:end]
+        digest = chunk_digest(content)
+        stored = None if is_known(digest) else compress(content)
+        chunks.append(CutChunk(end - start, digest, stored))
+        start = end
+    return chunks

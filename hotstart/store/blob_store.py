@@ -118,6 +118,13 @@ class BlobStore(Protocol):
         """
         ...
 
+    def add(self, content: Writable) -> Digest:
+        """Store ``content`` as ``put`` does, and return the digest that names it.
+
+        For large content whose digest nobody knows yet: it is hashed once, by the store.
+        """
+        ...
+
     def remove(self, digest: Digest) -> None:
         """Remove the blob. Raises BlobNotFound."""
         ...

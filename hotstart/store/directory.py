@@ -183,6 +183,15 @@ class DirectoryBlobs:
     def put(self, digest: Digest, content: Writable) -> None:
         """Store ``content``. See BlobStore."""
         digest.check(content, "blob to be stored")
+        self._store(digest, content)
+
+    def add(self, content: Writable) -> Digest:
+        """Store ``content`` and return its digest. See BlobStore."""
+        digest = Digest.of(content)
+        self._store(digest, content)
+        return digest
+
+    def _store(self, digest: Digest, content: Writable) -> None:
         target = self._directory / digest.hex
         with self._files.errors():
             if not _holds(target, content):

@@ -46,6 +46,11 @@ class LimitingBlobs:
         with self._slots:
             self._inner.put(digest, content)
 
+    def add(self, content: Writable) -> Digest:
+        """Store ``content`` and return its digest, once a slot is free."""
+        with self._slots:
+            return self._inner.add(content)
+
     def remove(self, digest: Digest) -> None:
         """Remove the blob, once a slot is free."""
         with self._slots:

@@ -4,26 +4,24 @@ A chunk is stored as one zstd frame, or as it is where zstd saves less than 12 %
 barely compressible bytes costs more than moving them). Where a chunk lies is written in the chunk
 table only; a pack has no header.
 
-PackWriter compresses on all cores and still lays chunks out in the order in which they were
-submitted, so the same chunks give the same packs whatever the number of threads. A pack becomes
-a blob when it is full, and the last one in finish(). Leaving the ``with`` block by an exception
+PackWriter lays chunks out in the order in which it is given them, so the same chunks give the same
+packs; compressing them is its callers' work, in as many threads as they like. A pack becomes a
+blob when it is full, and the last one in finish(). Leaving the ``with`` block by an exception
 stores nothing more; packs already stored are then blobs that nothing refers to.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
+import mmap
 import threading
-from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
 from blake3 import blake3
 
-from hotstart.core.digest import ChunkDigest, Digest, DigestMismatch
+from hotstart.core.digest import ChunkDigest, DigestMismatch
 from hotstart.store import media_types, zstd_frame
 from hotstart.store.blob_store import BlobStore, Content, Writable
 from hotstart.store.descriptor import Descriptor
@@ -33,7 +31,7 @@ PACK_BYTES = 64 << 20
 RAW_THRESHOLD = 0.88
 """Stored raw unless the frame is at most this share of the content."""
 _UPLOADS = 2
-"""Full packs in flight; each holds about PACK_BYTES of memory until it is stored."""
+"""Full packs in flight; each holds PACK_BYTES of memory until it is stored."""
 
 
 class ChunkInvalid(FormatInvalid):
@@ -53,10 +51,6 @@ def compress(content: Writable) -> tuple[Content | bytearray, bool]:
     if len(stored) > RAW_THRESHOLD * len(content):
         return content, True
     return stored, False
-
-
-def _compress_all(contents: Sequence[Writable]) -> list[tuple[Content | bytearray, bool]]:
-    return [compress(content) for content in contents]
 
 
 def decode(stored: Content, raw: bool, length: int) -> Content:
@@ -95,41 +89,28 @@ class Placement:
     raw: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Chunks that are compressed by one thread, and who waits for their places."""
-
-    stored: Future[list[tuple[Content | bytearray, bool]]]
-    placed: list[Future[Placement]]
-
-
 @dataclass(slots=True)
 class _OpenPack:
-    parts: list[Content | bytearray]
-    size: int
-    sha256: hashlib._Hash
+    """A pack that grows at the front of a buffer."""
 
-
-def _new_pack() -> _OpenPack:
-    return _OpenPack([], 0, hashlib.sha256())
+    buffer: mmap.mmap
+    size: int = 0
 
 
 class PackWriter:
-    """Lays chunks into packs and stores those. Thread-safe; the order is that of submit()."""
+    """Lays stored chunks into packs and stores those. Thread-safe; the order is that of the calls.
 
-    def __init__(
-        self, blobs: BlobStore, *, target_size: int = PACK_BYTES, threads: int | None = None
-    ) -> None:
-        count = threads or os.cpu_count() or 1
+    Packs grow in buffers that are used again: one that is open, and those on their way.
+    """
+
+    def __init__(self, blobs: BlobStore, *, target_size: int = PACK_BYTES) -> None:
         self._blobs = blobs
         self._target_size = target_size
         self._lock = threading.Lock()
-        self._compressors = ThreadPoolExecutor(count, "compress")
         self._uploaders = ThreadPoolExecutor(_UPLOADS, "store-pack")
         self._upload_slots = threading.Semaphore(_UPLOADS)
-        self._waiting: deque[_Batch] = deque()
-        self._limit = 2 * count
-        self._open = _new_pack()
+        self._free: list[mmap.mmap] = []
+        self._open: _OpenPack | None = None
         self._stored: list[Future[Descriptor]] = []
         self._closed = False
 
@@ -144,90 +125,75 @@ class PackWriter:
     ) -> None:
         self._close()
 
-    def submit(self, contents: Sequence[Writable]) -> list[Future[Placement]]:
-        """Take chunks, which must not change until their futures are done; one core compresses all.
+    def add(self, content: Writable) -> Placement:
+        """Compress a chunk in this thread, lay it into a pack, and return where it lies."""
+        return self.append(*compress(content))
 
-        Blocks while many batches wait for a core or full packs wait for the store. The futures are
-        done at the latest when finish() returns. Raises what storing an earlier pack raised.
+    def append(self, stored: Writable, raw: bool) -> Placement:
+        """Lay what ``compress`` returned into a pack, as a copy, and return where it lies.
+
+        Blocks while full packs wait for the store. Raises what storing an earlier pack raised.
         """
-        placed: list[Future[Placement]] = [Future() for _ in contents]
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pack writer is closed")
-            if placed:
-                self._waiting.append(
-                    _Batch(self._compressors.submit(_compress_all, contents), placed)
-                )
-            self._place(leave=self._limit)
-        return placed
-
-    def add(self, content: Writable) -> Placement:
-        """Take one chunk and return where it lies. For callers that need no parallel work."""
-        (placed,) = self.submit([content])
-        with self._lock:
-            self._place(leave=0)
-        return placed.result()
+            pack = self._pack_for(len(stored))
+            placement = Placement(len(self._stored), pack.size, len(stored), raw)
+            pack.size += len(stored)
+            pack.buffer[placement.offset : pack.size] = stored
+            return placement
 
     def finish(self) -> tuple[Descriptor, ...]:
-        """Place everything, store the last pack, and return all packs by their numbers.
+        """Store the last pack, and return all packs by their numbers.
 
-        Raises what storing a pack raised. No chunk may be submitted afterwards.
+        Raises what storing a pack raised. No chunk may be added afterwards.
         """
         with self._lock:
-            self._place(leave=0)
-            if self._open.parts:
-                self._seal()
+            if self._open is not None:
+                self._seal(self._open)
             self._closed = True
             packs = tuple(stored.result() for stored in self._stored)
         self._close()
         return packs
 
-    def _place(self, *, leave: int) -> None:
-        """Lay out batches in order: those already compressed, and all but the last ``leave``."""
-        while self._waiting and (self._waiting[0].stored.done() or len(self._waiting) > leave):
-            batch = self._waiting.popleft()
-            placed = iter(batch.placed)
-            try:
-                for stored, raw in batch.stored.result():
-                    placement = self._append(stored, raw)
-                    next(placed).set_result(placement)
-            except BaseException as err:
-                for left in placed:
-                    left.set_exception(err)
-                raise
-
-    def _append(self, stored: Content | bytearray, raw: bool) -> Placement:
-        if self._open.size and self._open.size + len(stored) > self._target_size:
-            self._seal()
+    def _pack_for(self, length: int) -> _OpenPack:
+        """Return the pack that takes the next ``length`` bytes."""
         pack = self._open
-        placement = Placement(len(self._stored), pack.size, len(stored), raw)
-        pack.parts.append(bytes(stored))
-        pack.sha256.update(stored)
-        pack.size += len(stored)
-        return placement
+        if pack is not None and pack.size + length > self._target_size:
+            self._seal(pack)
+            pack = None
+        if pack is None:
+            pack = self._open = _OpenPack(self._buffer(length))
+        return pack
 
-    def _seal(self) -> None:
+    def _buffer(self, length: int) -> mmap.mmap:
+        """Return a buffer for a pack whose first chunk has ``length`` stored bytes."""
+        if self._free and length <= self._target_size:
+            return self._free.pop()
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        buffer = mmap.mmap(-1, max(self._target_size, length), flags=private)
+        with suppress(OSError):  # EINVAL from a kernel without huge pages
+            buffer.madvise(mmap.MADV_HUGEPAGE)
+        return buffer
+
+    def _seal(self, pack: _OpenPack) -> None:
         """Hand the open pack to the store; wait while too many are on their way."""
         for stored in self._stored:
             if stored.done():
                 stored.result()
-        pack, self._open = self._open, _new_pack()
+        self._open = None
         self._upload_slots.acquire()
         self._stored.append(self._uploaders.submit(self._store, pack))
 
     def _store(self, pack: _OpenPack) -> Descriptor:
         try:
-            digest = Digest(pack.sha256.hexdigest())
-            self._blobs.put(digest, b"".join(pack.parts))
+            with memoryview(pack.buffer)[: pack.size] as content:
+                digest = self._blobs.add(content)
+            self._free.append(pack.buffer)
             return Descriptor(media_types.PACK, digest, pack.size)
         finally:
             self._upload_slots.release()
 
     def _close(self) -> None:
         self._closed = True
-        while self._waiting:
-            # Nobody may wait for a place that will never be given.
-            for placed in self._waiting.popleft().placed:
-                placed.cancel()
-        self._compressors.shutdown(cancel_futures=True)
         self._uploaders.shutdown(cancel_futures=True)

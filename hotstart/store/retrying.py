@@ -89,6 +89,10 @@ class RetryingBlobs:
         """Store ``content``."""
         self._policy.call(lambda: self._inner.put(digest, content))
 
+    def add(self, content: Writable) -> Digest:
+        """Store ``content`` and return its digest."""
+        return self._policy.call(lambda: self._inner.add(content))
+
     def remove(self, digest: Digest) -> None:
         """Remove the blob; absent after a lost answer means removed."""
         _after_lost_answer(

@@ -43,6 +43,10 @@ class VerifyingBlobs:
         """Store ``content``; the backend checks it."""
         self._inner.put(digest, content)
 
+    def add(self, content: Writable) -> Digest:
+        """Store ``content``; the backend names it."""
+        return self._inner.add(content)
+
     def remove(self, digest: Digest) -> None:
         """Remove the blob."""
         self._inner.remove(digest)

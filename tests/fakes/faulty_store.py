@@ -68,6 +68,9 @@ class FaultyBlobs:
     def put(self, digest, content):
         return self._script.run(lambda: self.inner.put(digest, content))
 
+    def add(self, content):
+        return self._script.run(lambda: self.inner.add(content))
+
     def remove(self, digest):
         return self._script.run(lambda: self.inner.remove(digest))
 

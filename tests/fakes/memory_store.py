@@ -42,6 +42,11 @@ class MemoryBlobs:
         digest.check(content, "blob to be stored")
         self.contents[digest] = bytes(content)
 
+    def add(self, content):
+        digest = Digest.of(content)
+        self.contents[digest] = bytes(content)
+        return digest
+
     def remove(self, digest):
         self._content(digest)
         del self.contents[digest]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotstart.core.span import PAGE, Span
-from image_builder.bootstrap import BootstrapDevice, write_bootstrap
+from image_builder.bootstrap import BootstrapDevice, BootstrapDraft, write_bootstrap
 from image_builder.erofs_directory import directory_size, encode_directory, split_names
 from image_builder.errors import NotRepresentable
 from image_builder.placement import MAX_INDEXES, place
@@ -40,6 +40,15 @@ def test_a_small_tree_gives_the_golden_bytes():
     tree, placements = small_tree()
     image = bytes(write_bootstrap(tree, placements, [BootstrapDevice("d" * 64, 11)]))
     assert image == GOLDEN.read_bytes()
+
+
+def test_a_draft_needs_the_place_of_data_only_to_be_finished():
+    tree, placements = small_tree()
+    (placed,) = placements.values()
+    placed.device_offset = -1
+    draft = BootstrapDraft(tree, placements, device_count=1)
+    placed.device_offset = 8 * PAGE
+    assert draft.finish([BootstrapDevice("d" * 64, 11)]) == GOLDEN.read_bytes()
 
 
 def test_the_superblock_asks_for_two_features_only():

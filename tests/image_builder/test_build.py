@@ -9,6 +9,7 @@ import pytest
 from hotstart.core.errors import UserError
 from hotstart.store.blob_store import StoreUnavailable
 from hotstart.store.references import ReferenceName
+from image_builder import segments
 from image_builder.build import build, publish
 from image_builder.build_tree import build_tree
 from image_builder.directory import scan
@@ -72,12 +73,25 @@ def test_a_rebuild_holds_few_buffers_though_nothing_is_written(tmp_path, monkeyp
     store = memory_store()
     build(str(tree), store, reference="app:1")
     made = []
+    monkeypatch.setattr(segments, "BATCH", 1)
     take = BufferPool.take
     monkeypatch.setattr(BufferPool, "take", lambda pool, n: made.append(pool) or take(pool, n))
     (tree / "d0" / "a-new-first-file").write_bytes(random.Random(8).randbytes(70_000))
     build(str(tree), store, reference="app:2", options=BuildOptions(base="app:1", threads=2))
     assert len(made) > 40
     assert made[0].made <= 10
+
+
+def test_a_rebuild_compresses_only_what_is_new(tmp_path, monkeypatch):
+    tree = make_tree(tmp_path / "tree", files=100)
+    store = memory_store()
+    build(str(tree), store, reference="app:1")
+    compressed = []
+    monkeypatch.setattr(segments, "compress", lambda c: compressed.append(bytes(c)) or (c, True))
+    (tree / "a-new-file").write_bytes(random.Random(8).randbytes(70_000))
+    stats = build(str(tree), store, reference="app:2", options=BuildOptions(base="app:1")).stats
+    assert len(compressed) == stats.new_chunks > 0
+    assert sum(map(len, compressed)) < 0.1 * stats.input_bytes
 
 
 def test_equal_chunks_are_stored_once(tmp_path):

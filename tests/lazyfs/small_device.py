@@ -68,12 +68,11 @@ class SmallDevice:
                 at = number * CHUNK_PAGES * PAGE
                 piece = source.randbytes(CHUNK_PAGES * PAGE)
                 self.content[at : at + len(piece)] = piece
-                placed.append((at, piece, packs.submit([piece])[0]))
+                placed.append((at, piece, packs.add(piece)))
             self.packs = packs.finish()
         chunks = [
             Chunk(at, len(piece), p.pack, p.offset, p.stored_length, p.raw, chunk_digest(piece))
-            for at, piece, future in placed
-            for p in [future.result()]
+            for at, piece, p in placed
         ]
         table = ChunkTable.encode(chunks, [p.digest for p in self.packs], len(self.content))
         descriptor = DeviceDescriptor.of(

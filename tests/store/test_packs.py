@@ -1,4 +1,4 @@
-"""Packs: what is put in comes out, in the same bytes whatever the threads did."""
+"""Packs: what is put in comes out, in the order in which it was given."""
 
 import os
 import random
@@ -26,16 +26,15 @@ CHUNKS = [
 ]
 
 
-def write(blobs, threads, target_size=100_000):
-    with PackWriter(blobs, target_size=target_size, threads=threads) as writer:
-        futures = [writer.submit([chunk])[0] for chunk in CHUNKS]
-        packs = writer.finish()
-    return packs, [future.result() for future in futures]
+def write(blobs, target_size=100_000):
+    with PackWriter(blobs, target_size=target_size) as writer:
+        placements = [writer.add(chunk) for chunk in CHUNKS]
+        return writer.finish(), placements
 
 
 def test_every_chunk_is_where_its_placement_says():
     blobs = MemoryBlobs()
-    packs, placements = write(blobs, threads=3)
+    packs, placements = write(blobs)
     for chunk, placed in zip(CHUNKS, placements, strict=True):
         pack = blobs.read(packs[placed.pack].digest)
         stored = pack[placed.offset : placed.offset + placed.stored_length]
@@ -44,7 +43,7 @@ def test_every_chunk_is_where_its_placement_says():
 
 def test_packs_are_full_but_not_over_full_and_hold_nothing_else():
     blobs = MemoryBlobs()
-    packs, placements = write(blobs, threads=2)
+    packs, placements = write(blobs)
     assert len(packs) > 3
     for number, pack in enumerate(packs):
         inside = [placed for placed in placements if placed.pack == number]
@@ -53,14 +52,48 @@ def test_packs_are_full_but_not_over_full_and_hold_nothing_else():
         assert [p.offset for p in inside] == sorted(p.offset for p in inside)
 
 
-def test_packs_do_not_depend_on_the_number_of_threads():
-    results = [write(MemoryBlobs(), threads) for threads in (1, 2, 7)]
-    assert results[0] == results[1] == results[2]
+def test_the_same_chunks_give_the_same_packs():
+    assert write(MemoryBlobs()) == write(MemoryBlobs())
+
+
+def test_a_pack_keeps_its_bytes_though_its_buffer_is_used_again():
+    stored = threading.Event()
+
+    class Slow(MemoryBlobs):
+        def add(self, content):
+            assert stored.wait(10)
+            return super().add(content)
+
+    blobs = Slow()
+    with PackWriter(blobs, target_size=1000) as writer:
+        for number in range(2):
+            writer.append(b"%d" % number * 1000, raw=True)
+        stored.set()
+        for number in range(2, 6):
+            writer.append(b"%d" % number * 1000, raw=True)
+        packs = writer.finish()
+    assert [bytes(blobs.read(pack.digest))[:1] for pack in packs] == [b"%d" % n for n in range(6)]
+
+
+def test_no_more_than_two_full_packs_wait_for_the_store():
+    made = []
+    buffers = PackWriter._buffer
+
+    class Counting(PackWriter):
+        def _buffer(self, length):
+            made.append(buffers(self, length))
+            return made[-1]
+
+    with Counting(MemoryBlobs(), target_size=1000) as writer:
+        for _ in range(50):
+            writer.append(bytes(1000), raw=True)
+        writer.finish()
+    assert len(set(map(id, made))) <= 3
 
 
 def test_a_chunk_larger_than_a_pack_is_a_pack_of_its_own():
     blobs = MemoryBlobs()
-    with PackWriter(blobs, target_size=1000, threads=1) as writer:
+    with PackWriter(blobs, target_size=1000) as writer:
         placed = [writer.add(os.urandom(5000)) for _ in range(2)]
         packs = writer.finish()
     assert [place.pack for place in placed] == [0, 1]
@@ -69,7 +102,7 @@ def test_a_chunk_larger_than_a_pack_is_a_pack_of_its_own():
 
 def test_add_may_be_called_from_many_threads():
     blobs = MemoryBlobs()
-    with PackWriter(blobs, target_size=50_000, threads=2) as writer:
+    with PackWriter(blobs, target_size=50_000) as writer:
         with ThreadPoolExecutor(8) as pool:
             placements = list(pool.map(writer.add, CHUNKS))
         packs = writer.finish()
@@ -85,8 +118,8 @@ def test_no_chunk_makes_no_pack():
 
 
 def test_a_store_that_fails_fails_the_writer():
-    with PackWriter(FaultyBlobs(MemoryBlobs(), "timeout"), threads=2) as writer:
-        writer.submit([b"chunk"])
+    with PackWriter(FaultyBlobs(MemoryBlobs(), "timeout")) as writer:
+        writer.add(b"chunk")
         with pytest.raises(StoreUnavailable):
             writer.finish()
 
@@ -95,10 +128,10 @@ def test_a_failed_upload_stops_a_long_writer_early():
     faulty = FaultyBlobs(MemoryBlobs(), "timeout " * 100)
 
     def write_much():
-        with PackWriter(faulty, target_size=10_000, threads=2) as writer:
+        with PackWriter(faulty, target_size=10_000) as writer:
             for _ in range(10):
                 for chunk in CHUNKS:
-                    writer.submit([chunk])
+                    writer.add(chunk)
             writer.finish()
 
     with pytest.raises(StoreUnavailable):
@@ -112,25 +145,22 @@ def test_leaving_by_an_exception_stores_nothing_more():
     class Stop(Exception):
         pass
 
-    futures = []
-
     def stop():
-        with PackWriter(blobs, threads=2) as writer:
-            futures.extend(writer.submit([b"chunk"])[0] for _ in range(5))
+        with PackWriter(blobs) as writer:
+            writer.add(b"chunk")
             raise Stop
 
     with pytest.raises(Stop):
         stop()
     assert list(blobs.digests()) == []
-    assert all(future.done() for future in futures)
-    assert not [t for t in threading.enumerate() if t.name.startswith(("compress", "store-pack"))]
+    assert not [t for t in threading.enumerate() if t.name.startswith("store-pack")]
 
 
 def test_a_closed_writer_takes_no_chunk():
     with PackWriter(MemoryBlobs()) as writer:
         writer.finish()
         with pytest.raises(RuntimeError, match="closed"):
-            writer.submit([b"late"])
+            writer.add(b"late")
 
 
 def test_what_does_not_compress_is_stored_as_it_is():
@@ -159,5 +189,5 @@ def test_a_flipped_byte_of_a_stored_chunk_is_found():
 
 def test_pack_digests_are_those_of_their_bytes():
     blobs = MemoryBlobs()
-    packs, _ = write(blobs, threads=2)
+    packs, _ = write(blobs)
     assert all(Digest.of(blobs.read(pack.digest)) == pack.digest for pack in packs)
