@@ -165,7 +165,9 @@ class DeviceWriter:
         elif (borrowed := self._base.find(chunk.digest)) is not None:
             self._stored[chunk.digest] = borrowed
             self._borrowed += 1
-        elif chunk.stored is not None:
+        else:
+            if chunk.stored is None:
+                raise AssertionError("a chunk that nobody has was not compressed")
             self._stored[chunk.digest] = self._packs.append(*chunk.stored)
             self._new += 1
 

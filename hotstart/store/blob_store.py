@@ -121,7 +121,7 @@ class BlobStore(Protocol):
     def add(self, content: Writable) -> Digest:
         """Store ``content`` as ``put`` does, and return the digest that names it.
 
-        For large content whose digest nobody knows yet: it is hashed once, by the store.
+        For large content whose digest nobody knows yet: the store hashes it.
         """
         ...
 

@@ -187,9 +187,12 @@ class PackWriter:
 
     def _store(self, pack: _OpenPack) -> Descriptor:
         try:
-            with memoryview(pack.buffer)[: pack.size] as content:
-                digest = self._blobs.add(content)
-            self._free.append(pack.buffer)
+            content = memoryview(pack.buffer)[: pack.size]
+            digest = self._blobs.add(content)
+            # A request that the store has given up may read it still: then nobody writes there.
+            with suppress(BufferError):
+                content.release()
+                self._free.append(pack.buffer)
             return Descriptor(media_types.PACK, digest, pack.size)
         finally:
             self._upload_slots.release()

@@ -11,7 +11,7 @@ class Answer:
     """One answer; ``declared`` is the Content-Length if it is to differ from the body's.
 
     One that ``stalls`` is followed by nothing, not even the connection's end; without a body it has
-    not begun.
+    not begun. An ``early`` one comes before the request's body is read, which it never is.
     """
 
     status: int
@@ -19,6 +19,7 @@ class Answer:
     headers: dict = field(default_factory=dict)
     declared: int | None = None
     stalls: bool = False
+    early: bool = False
 
 
 @contextmanager
@@ -33,10 +34,11 @@ def answering(*answers):
         protocol_version = "HTTP/1.1"
 
         def answer(self):
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
             with lock:
                 requests.append(f"{self.command} {self.path}")
                 answer = left.pop(0) if len(left) > 1 else left[0]
+            if not answer.early:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if answer.stalls and not answer.body:
                 over.wait()
                 self.close_connection = True
@@ -48,7 +50,7 @@ def answering(*answers):
             self.send_header("Content-Length", str(length))
             self.end_headers()
             self.wfile.write(answer.body)
-            if answer.stalls:
+            if answer.stalls or answer.early:
                 over.wait()
             if length != len(answer.body):
                 self.close_connection = True

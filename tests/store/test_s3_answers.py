@@ -6,8 +6,10 @@ import pytest
 
 from hotstart.core.digest import Digest
 from hotstart.core.span import Span
-from hotstart.store import s3_bucket
+from hotstart.store import media_types, s3_bucket
 from hotstart.store.blob_store import StoreDenied, StoreMissing, StoreUnavailable
+from hotstart.store.descriptor import Descriptor
+from hotstart.store.packs import PackWriter
 from hotstart.store.references import ReferenceName
 from hotstart.store.retrying import RetryPolicy
 from hotstart.store.s3 import S3Blobs, S3Bucket
@@ -163,3 +165,29 @@ def test_the_endpoint_comes_from_where_aws_tools_take_it(monkeypatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
         blobs = S3Blobs(S3Bucket.open("s3://bucket/p"))
         assert blobs.read(DIGEST, Span(2, 4)) == CONTENT[2:6]
+
+
+PACK = bytes(range(256)) * (40 << 10)
+
+
+def test_a_pack_whose_first_upload_was_given_up_half_sent_is_stored():
+    """The abandoned request still reads the pack's buffer: it is not used again, and no error."""
+    absent, made = Answer(404), Answer(200, headers={"ETag": '"1"'})
+    answers = [absent, Answer(503, early=True), absent, made, absent, made]
+    with answering(*answers) as (endpoint, requests):
+        with PackWriter(opened(endpoint).blobs, target_size=len(PACK)) as writer:
+            writer.append(PACK, raw=True)
+            packs = writer.finish()
+        assert writer._free == []
+    assert packs == (Descriptor.of(media_types.PACK, PACK),)
+    assert sum(request.startswith("PUT") for request in requests) == 2
+
+
+def test_an_upload_that_fails_half_sent_says_what_the_store_said():
+    answers = [Answer(404), Answer(503, early=True)]
+    with answering(*answers) as (endpoint, _):
+        blobs = opened(endpoint, attempts=1).blobs
+        with PackWriter(blobs, target_size=len(PACK)) as writer:
+            writer.append(PACK, raw=True)
+            with pytest.raises(StoreUnavailable):
+                writer.finish()
