@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,10 +157,17 @@ class Restorer:
         spec = effective_spec(spec, snapshot)
         check_volumes(spec, snapshot.config)
         primer = self._tools.primer
-        with ExitStack() as undo, primer.awake() if primer else nullcontext():
-            image, own, network = self._prepare(snapshot, spec, phases, undo)
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="forward-ports") as beside,
+            ExitStack() as undo,
+            primer.awake() if primer else nullcontext(),
+        ):
+            prepared = self._prepare(snapshot, spec, beside, phases, undo)
+            image, own, network, forwarded = prepared
             plan = self._plan(snapshot, spec, directory, image.path, own.path, network)
             thawed = thaw(plan, self._tools.thaw, phases, undo)
+            with phases.phase("publish"):
+                forwarded.result()
             if spec.ready is not None:
                 with phases.phase("ready"):
                     self._tools.wait_ready(directory, network, spec.ready, spec.ready_timeout_s)
@@ -190,10 +197,14 @@ class Restorer:
         self,
         snapshot: LoadedSnapshot,
         spec: ContainerSpec,
+        beside: ThreadPoolExecutor,
         phases: Phases,
         undo: ExitStack,
-    ) -> tuple[Mounted, Mounted, Network]:
-        """Mount image and snapshot, begin the bundle, take a network: all at once."""
+    ) -> tuple[Mounted, Mounted, Network, Future[None]]:
+        """Mount image and snapshot, begin the bundle, take a network: all at once.
+
+        The last value is done when the network's ports, which are held already, lead to it.
+        """
         ahead = snapshot.config.read_ahead_kib
         images, specs = self._tools.images, (snapshot.mount_spec(), snapshot.image_spec())
         plan = snapshot.bundle_plan()
@@ -207,19 +218,22 @@ class Restorer:
             started = [pool.submit(images.mount, one, read_ahead_kib=ahead) for one in specs]
             # At once: a port in use, or one mount that fails, must not leave the others in use.
             undo.callback(_release, started)
-            network = self._network(spec, undo)
+            network, forwarded = self._network(spec, beside, undo)
             own, image = [future.result() for future in started]
         if plan is None:
             self._rest.at_once(_names(snapshot))
-        return image, own, network
+        return image, own, network, forwarded
 
-    def _network(self, spec: ContainerSpec, undo: ExitStack) -> Network:
+    def _network(
+        self, spec: ContainerSpec, beside: ThreadPoolExecutor, undo: ExitStack
+    ) -> tuple[Network, Future[None]]:
         networks = self._tools.networks
-        network = networks.acquire()
-        holder = [network]
-        undo.callback(lambda: networks.release(holder[0]))
-        holder[0] = networks.publish(network, spec.ports)
-        return holder[0]
+        held = [networks.acquire()]
+        undo.callback(lambda: networks.release(held[0]))
+        held[0] = networks.hold(held[0], spec.ports)
+        forwarded = beside.submit(networks.forward, held[0])
+        undo.callback(wait, [forwarded])  # before it is released
+        return held[0], forwarded
 
     def _plan(
         self,

@@ -225,6 +225,22 @@ def test_networks_in_use_outlive_the_agent(tmp_path):
             second.close(remove=True)
 
 
+def test_a_held_port_is_taken_though_nothing_answers_there_yet(pool):
+    port = _free_port()
+    network = pool.hold(pool.acquire(), [PortMapping(port, 80)])
+    with _answering(network, 80, b"now"):
+        assert _refused("127.0.0.1", port)
+        other = pool.acquire()
+        with pytest.raises(PortInUse):
+            pool.hold(other, [PortMapping(port, 80)])
+        pool.forward(network)
+        assert _ask("127.0.0.1", port) == b"now"
+        pool.release(network)
+        assert _refused("127.0.0.1", port)
+        again = pool.hold(other, [PortMapping(port, 80)])
+        pool.release(again)  # held only: there is nothing to take back from the table
+
+
 def test_many_at_once_get_one_each(pool):
     with ThreadPoolExecutor(6) as threads:
         networks = list(threads.map(lambda _: pool.acquire(), range(6)))

@@ -1,5 +1,6 @@
 """What a restore takes, refuses and inherits, before anything is made."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -96,9 +97,12 @@ class Networks:
     def acquire(self):
         self.used += 1
 
-    def publish(self, network, ports):
+    def hold(self, network, ports):
         if self._port_in_use:
             raise Conflict("the port is in use")
+
+    def forward(self, network):
+        self.forwarded = True
 
     def release(self, network):
         self.used -= 1
@@ -114,7 +118,11 @@ def test_what_fails_beside_a_mount_leaves_no_mount_in_use(broken, port_in_use):
     snap.bundle_plan = lambda: object()
     restorer = Restorer(SimpleNamespace(images=images, networks=networks, prefetcher=None))
     restorer._bundles = SimpleNamespace(begin=lambda *_: None)
-    with pytest.raises((Conflict, Unavailable)), ExitStack() as undo:
-        restorer._prepare(snap, ContainerSpec(name="web"), Phases(), undo)
+    with (
+        ThreadPoolExecutor(1) as beside,
+        pytest.raises((Conflict, Unavailable)),
+        ExitStack() as undo,
+    ):
+        restorer._prepare(snap, ContainerSpec(name="web"), beside, Phases(), undo)
     assert images.used == []
     assert networks.used == 0
