@@ -2,8 +2,8 @@
 
 Every move of a process into a control group takes a lock for writing that is per CPU, and the first
 taker waits for an RCU grace period (12-14 ms; kernel/rcu/sync.c, cgroup_threadgroup_rwsem). As long
-as somebody takes it again before the next period ends, takers don't wait. runc moves CRIU during
-each restore, so while restores are under way a thread of ours moves a small idle process between
+as somebody takes it again before the next period ends, takers don't wait. CRIU is moved in each
+restore, so while restores are under way a thread of ours moves a small idle process between
 two groups of our own every few milliseconds: measured, a restore takes 14 ms less of 101.
 
 The idle process is ``cat`` on a pipe that we hold: it ends when we do. Methods may be called from

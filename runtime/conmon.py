@@ -1,10 +1,11 @@
 """conmon: the small process that stands beside each container and outlives the agent.
 
-It starts runc (create or restore), is the parent of the container's first process, copies its
-stdout and stderr (a pipe each) into a log, and leaves the exit status in a file. It tells us the
-pid, or runc's error, as one JSON line through the pipe named by ``_OCI_SYNCPIPE``. The
-container's stdin is a pipe too, since CRIU cannot dump a descriptor of the host's /dev/null;
-conmon closes it, so that readers see the end, once its one attached client goes away: us, at once.
+It starts its runtime (runc, or what stands for it: direct_restore.py), is the parent of the
+container's first process, copies its stdout and stderr (a pipe each) into a log, and leaves the
+exit status in a file. It tells us the pid, or the runtime's error, as one JSON line through the
+pipe named by ``_OCI_SYNCPIPE``. The container's stdin is a pipe too, since CRIU cannot dump a
+descriptor of the host's /dev/null; conmon closes it, so that readers see the end, once its one
+attached client goes away: us, at once.
 
 conmon replaces the log by an empty one when it would grow past ``log_max_bytes`` (its old
 content is then only reachable through a hard link: logs.py). The first line of conmon's own words

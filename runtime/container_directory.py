@@ -110,7 +110,7 @@ class ContainerDirectory:
 
     @property
     def pid_file(self) -> Path:
-        """Written by runc: the pid of the container's first process."""
+        """Written by runc or CRIU: the pid of the container's first process."""
         return self.path / "container.pid"
 
     @property

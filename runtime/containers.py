@@ -131,10 +131,22 @@ def end_processes(runc: Runc, group: Group) -> None:
     try:
         runc.delete(force=True)
     finally:
+        for one in (group, stand_in_of(group)):
+            end_group(one)
+
+
+def end_group(group: Group) -> None:
+    """Kill what is in a control group and remove it. Idempotent; what stays is logged."""
+    for _ in range(2):
         group.kill()
-        if not group.remove():
-            group.kill()
-            group.remove()
+        if group.remove():
+            return
+    log.warning("control_group_stays", group=group.path, processes=sorted(group.processes()))
+
+
+def stand_in_of(group: Group) -> Group:
+    """Return the group of a container's stand-in (adoption.py): no container has such a name."""
+    return Group(f"{group.path}+stand-in", group.hosts)
 
 
 def takes_signal(pid: int, number: int) -> bool:

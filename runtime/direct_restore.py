@@ -20,6 +20,7 @@ from hotstart.core.log import get_logger
 from hotstart.kernel.cgroup import Group
 from hotstart.kernel.cgroup_limits import Limits, make_limited
 from hotstart.kernel.device_filter import CharacterDevice
+from runtime.bind_targets import bind_targets
 from runtime.bundle import read_config
 from runtime.conmon import Conmon
 from runtime.container_directory import ContainerDirectory
@@ -49,7 +50,10 @@ class DirectRestore:
         self._directory = directory
 
     def prepare(self) -> bool:
-        """Make the control group; False if this host can't, and nothing is left then."""
+        """Make the control group; False if this host can't, and nothing is left then.
+
+        Raises Conflict if there is such a group with processes.
+        """
         if not self._front.takes_orders:
             return False
         linux = read_config(self._directory)["linux"]
@@ -63,7 +67,11 @@ class DirectRestore:
         return True
 
     def restore(self, dump: Path, log_name: str, env: Mapping[str, str]) -> int:
-        """Restore and return the pid of the first process. Raises RuncFailed, MonitorFailed."""
+        """Restore and return the pid of the first process.
+
+        conmon takes the front for its runtime; the front drops the words that conmon has for a
+        runtime, and follows the order. Raises RuncFailed, MonitorFailed, OSError.
+        """
         order = self._order(dump, log_name).write(self._directory.criu / ORDER_FILE)
         by_front = replace(self._programs, runc=str(self._front.program))
         conmon = Conmon(by_front, self._directory, env={**env, ORDER_VARIABLE: str(order)})
@@ -84,18 +92,21 @@ class DirectRestore:
             root=directory.rootfs,
             log=log_name,
             pid_file=directory.pid_file,
-            binds={
-                mount["destination"]: mount["source"]
-                for mount in config["mounts"]
-                if mount["type"] == "bind"
-            },
+            binds=bind_targets(directory.rootfs, config["mounts"]),
             streams=json.loads((dump / "descriptors.json").read_bytes()),
         )
 
 
 def limits_of(resources: Mapping[str, Any]) -> Limits:
-    """Return the limits in a bundle's ``resources`` (oci_spec.py writes them)."""
+    """Return the limits in a bundle's ``resources`` (oci_spec.py writes them).
+
+    Raises Unsupported for one that is not known here.
+    """
     memory, cpu = resources.get("memory", {}), resources.get("cpu", {})
+    unknown = resources.keys() - {"devices", "pids", "memory", "cpu"}
+    unknown |= memory.keys() - {"limit", "swap"} | cpu.keys() - {"quota", "period"}
+    if unknown:
+        raise Unsupported(f"limits that only runc sets: {', '.join(sorted(unknown))}")
     limits = Limits(
         processes=resources["pids"]["limit"],
         memory_bytes=memory.get("limit"),

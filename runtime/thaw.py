@@ -161,7 +161,7 @@ def check_volumes(spec: ContainerSpec, config: SnapshotConfig) -> None:
 
 
 def environment(spec: ContainerSpec, front: CriuFront) -> dict[str, str]:
-    """Return what runc gets beside its own environment."""
+    """Return what runc, or CRIU without it, gets beside its own environment."""
     below_run = any(Path(volume.host).resolve().is_relative_to("/run") for volume in spec.volumes)
     return front.environment(plain_run=below_run)
 
@@ -255,11 +255,11 @@ def _restore(plan: ThawPlan, tools: ThawTools, env: Mapping[str, str]) -> int:
             return direct.restore(dump, RESTORE_LOG, env)
         conmon = Conmon(tools.programs, directory, env=env)
         return conmon.restore(dump, directory.criu, ["--lazy-pages", "--file-locks"])
-    except (RuncFailed, MonitorFailed) as err:
+    except (RuncFailed, MonitorFailed, OSError) as err:
         raise RestoreFailed(directory.name, _reason(directory, err)) from err
 
 
-def _reason(directory: ContainerDirectory, error: RuncFailed | MonitorFailed) -> str:
+def _reason(directory: ContainerDirectory, error: RuncFailed | MonitorFailed | OSError) -> str:
     failure = failure_of(directory.criu)
     log = directory.criu / RESTORE_LOG
     if log.is_file():

@@ -158,6 +158,8 @@ class CriuFront:
         self.path = path
         self._command = direct_command(criu)
         self.version = require_fit([str(criu)])
+        self.takes_orders = False
+        """Whether the installed program can start a restore without runc: not without perl."""
 
     def install(self) -> None:
         """Write the program, and find out about the kernel once. Idempotent; needs root.
@@ -179,11 +181,6 @@ class CriuFront:
         """What stands for runc (and is called criu) where a restore goes around it."""
         return self.path / "criu"
 
-    @property
-    def takes_orders(self) -> bool:
-        """Whether the front can start a restore without runc: not without perl."""
-        return _calls() is not None
-
     def environment(self, *, plain_run: bool = False) -> dict[str, str]:
         """Return what to add to runc's environment; ``plain_run`` keeps the host's /run in sight.
 
@@ -194,6 +191,7 @@ class CriuFront:
 
     def _text(self, private: bool) -> str:
         calls = _calls()
+        self.takes_orders = calls is not None
         if calls is None:
             words = " ".join(f"'{word}'" for word in self._command)
             return f'#!/bin/sh\nexec {words} "$@"\n'

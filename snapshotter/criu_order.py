@@ -1,8 +1,8 @@
 r"""Restoring without runc: what the front of CRIU (criu.py) is told to do, in one file.
 
 runc adds 25-40 ms to a restore: its own start, a question for CRIU's version, a second process, the
-most detailed log, and moving CRIU into the control groups. Here CRIU is started in the control
-groups and restores into them, as the child of the container's monitor.
+most detailed log, waiting for one after the other. Here the front joins the control groups and
+becomes CRIU, which restores into them, as the child of the container's monitor.
 
 The file: the ``cgroup.procs`` to join, a line each; the network namespace's path; CRIU's words.
 Each of these ends in a NUL. ``fd[NETWORK]`` in a word stands for the opened namespace.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from hotstart.core.span import PAGE
@@ -31,6 +32,12 @@ class LoadedRun(NamedTuple):
     offset: int
     length: int
     source: int
+
+
+def beginning(order: Sequence[PageRun]) -> list[PageRun]:
+    """Return the first runs of the order, as many as the arena takes."""
+    sizes = accumulate(run.pages * PAGE for run in order)
+    return [run for run, size in zip(order, sizes, strict=True) if size <= ARENA_BYTES]
 
 
 def joined(order: Sequence[PageRun]) -> list[PageRun]:
@@ -54,15 +61,13 @@ class WorkingSetLoader:
         self._files = files
         self._unread: deque[tuple[PageRun, int]] = deque()
         self.loaded: deque[LoadedRun] = deque()
-        size = 0
+        kept = beginning(order)
         if all(file.local(0, file.spec.size_bytes) for file in files):
-            order = joined(order)
-        for run in order:
-            length = run.pages * PAGE
-            if size + length > ARENA_BYTES:
-                break
+            kept = joined(kept)
+        size = 0
+        for run in kept:
             self._unread.append((run, size))
-            size += length
+            size += run.pages * PAGE
         self._arena = PageBuffer(size) if size else None
 
     @property

@@ -5,8 +5,8 @@ like ``/hotstart-1a2b/web`` below the root of *every* hierarchy that this host m
 means the same everywhere. Version 2 lets a group hold either processes or groups with
 controllers, never both: the parent of containers holds no process. Needs root.
 
-Groups of containers are made and limited by the OCI runtime; here they are named, counted,
-joined and removed.
+Groups of containers are limited by the OCI runtime, or by cgroup_limits.py where a restore goes
+around it; here they are named, made, counted, joined, killed and removed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from hotstart.core.errors import Unsupported
 from hotstart.kernel.mounts import mount_table
+from hotstart.kernel.pidfd import ProcessIdentity, send_signal
 
 # fmt: off
 _V1_KNOWN = frozenset((
@@ -115,51 +116,46 @@ class Group:
 
     def processes(self) -> set[int]:
         """Return the processes in the group itself, in any hierarchy."""
-        found: set[int] = set()
-        for directory in self.directories():
-            with contextlib.suppress(FileNotFoundError):
-                found.update(map(int, (directory / "cgroup.procs").read_text().split()))
-        return found
+        lists = [_read(directory / "cgroup.procs") for directory in self.directories()]
+        return {int(pid) for text in lists for pid in text.split()}
 
     def memory_bytes(self) -> int | None:
         """Return the memory charged to the group now (page cache included), or None."""
-        root = self.hosts.of_controller("memory")
-        if root is None:
-            return None
-        name = "memory.current" if root == self.hosts.v2 else "memory.usage_in_bytes"
-        with contextlib.suppress(FileNotFoundError):
-            return int((root / self.path.lstrip("/") / name).read_text())
-        return None
+        text = self._of_memory("memory.current", "memory.usage_in_bytes")
+        return int(text) if text else None
 
     def memory_kills(self) -> int:
         """Return how many processes the kernel has killed in the group for want of memory."""
+        for line in self._of_memory("memory.events", "memory.oom_control").splitlines():
+            key, _, count = line.partition(" ")
+            if key == "oom_kill":
+                return int(count)
+        return 0
+
+    def _of_memory(self, v2_name: str, v1_name: str) -> str:
         root = self.hosts.of_controller("memory")
         if root is None:
-            return 0
-        name = "memory.events" if root == self.hosts.v2 else "memory.oom_control"
-        with contextlib.suppress(FileNotFoundError):
-            for line in (root / self.path.lstrip("/") / name).read_text().splitlines():
-                key, _, count = line.partition(" ")
-                if key == "oom_kill":
-                    return int(count)
-        return 0
+            return ""
+        name = v2_name if root == self.hosts.v2 else v1_name
+        return _read(root / self.path.lstrip("/") / name)
 
     def kill(self) -> int:
         """Send SIGKILL to every process in the group; returns how many there were.
 
         The oldest goes first: it is the first of its pid namespace, and takes all others along
-        before they could see each other die. Frozen ones end too: in version 1 they would wait to
-        be thawed.
+        before they could see each other die. Whoever is born meanwhile goes too. Frozen ones end
+        as well: in version 1 they would wait to be thawed.
         """
-        pids = sorted(self.processes())
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        killed: set[int] = set()
+        while pids := self.processes() - killed:
+            alive = [process for pid in pids if (process := ProcessIdentity.of(pid)) is not None]
+            for process in sorted(alive, key=lambda process: process.start_ticks):
+                send_signal(process, signal.SIGKILL)
+            killed |= pids
         freezer = self.hosts.v1.get("freezer")
         if freezer is not None:
-            with contextlib.suppress(FileNotFoundError):
-                (freezer / self.path.lstrip("/") / "freezer.state").write_text("THAWED")
-        return len(pids)
+            _write_unless_gone(freezer / self.path.lstrip("/") / "freezer.state", "THAWED")
+        return len(killed)
 
     def remove(self) -> bool:
         """Remove the group and the empty groups below it; returns whether nothing is left.
@@ -172,6 +168,24 @@ class Group:
                 return False
             time.sleep(0.01)
         return True
+
+
+def _read(path: Path) -> str:
+    """Return a file of a group; empty if the group is gone, or goes while it is read (ENODEV)."""
+    try:
+        return path.read_text()
+    except OSError as err:
+        if err.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+        return ""
+
+
+def _write_unless_gone(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as err:
+        if err.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
 
 
 def _inherit_cpuset(root: Path, directory: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hotstart.core.errors import Unsupported
+from hotstart.core.errors import Conflict, Unsupported
 from hotstart.kernel import device_filter
 from hotstart.kernel.cgroup import Group
 from hotstart.kernel.device_filter import CharacterDevice
@@ -43,11 +43,13 @@ class _Setting:
 
 
 def make_limited(group: Group, limits: Limits) -> None:
-    """Make the group in every hierarchy and set its limits, before any process is in it.
+    """Make the group anew in every hierarchy and set its limits, before any process is in it.
 
-    Raises Unsupported for a missing controller and OSError for what the kernel refuses; the
-    caller then removes the group.
+    Raises Conflict if it is there and in use, Unsupported for a missing controller and OSError for
+    what the kernel refuses; after these two the caller removes the group.
     """
+    if not group.remove():
+        raise Conflict(f"the control group {group.path} has processes already")
     group.create()
     for setting in _settings(limits):
         root = group.hosts.of_controller(setting.controller)

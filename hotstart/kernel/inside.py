@@ -80,3 +80,50 @@ def write_inside(top: str | Path, directory: str, name: str, content: bytes) -> 
         raise
     finally:
         os.close(parent)
+
+
+def resolve_inside(top: str | Path, path: str) -> str:
+    """Return ``path`` with the links in it followed as a process whose root is ``top`` would.
+
+    Starts with a slash; what does not exist (yet) is taken as it is written, without ``..``.
+    """
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    for count in range(len(parts), 0, -1):
+        try:
+            fd = open_inside(top, "/".join(parts[:count]), os.O_PATH)
+        except OSError as err:
+            if err.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            continue
+        try:
+            found = os.readlink(f"/proc/self/fd/{fd}")
+        finally:
+            os.close(fd)
+        below = os.path.relpath(found, os.path.realpath(top))
+        return "/" + "/".join([*(part for part in (below,) if part != "."), *parts[count:]])
+    return "/" + "/".join(parts)
+
+
+def make_inside(top: str | Path, path: str, *, directory: bool) -> None:
+    """Make a directory, or an empty file, and the directories above it, all inside of ``top``.
+
+    What is there stays as it is.
+    """
+    *above, name = [part for part in path.split("/") if part not in ("", ".")]
+    for count, part in enumerate(above):
+        _make_at(top, "/".join(above[:count]), part, directory=True)
+    _make_at(top, "/".join(above), name, directory=directory)
+
+
+def _make_at(top: str | Path, parent: str, name: str, *, directory: bool) -> None:
+    where = open_inside(top, parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        if directory:
+            os.mkdir(name, 0o755, dir_fd=where)
+        else:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            os.close(os.open(name, flags, 0o644, dir_fd=where))
+    except FileExistsError:
+        pass
+    finally:
+        os.close(where)

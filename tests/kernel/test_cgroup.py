@@ -1,5 +1,6 @@
 """Control groups on whatever this host mounts, and the parsing of hosts it isn't."""
 
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -95,3 +96,18 @@ def test_busy_group_is_not_removed(group, monkeypatch):
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_group_that_goes_while_it_is_read_is_a_group_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "web").mkdir()
+    group = Group("/web", Hierarchies({"memory": tmp_path, "freezer": tmp_path}, None))
+
+    def gone(path, *_):
+        raise OSError(errno.ENODEV, "No such device", str(path))
+
+    monkeypatch.setattr(Path, "read_text", gone)
+    monkeypatch.setattr(Path, "write_text", gone)
+    assert group.processes() == set()
+    assert group.memory_bytes() is None
+    assert group.memory_kills() == 0
+    assert group.kill() == 0

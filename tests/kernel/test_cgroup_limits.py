@@ -1,11 +1,12 @@
 """Limits of control groups that Hotstart makes itself, as files of either version."""
 
 import os
+import subprocess
 
 import pytest
 
-from hotstart.core.errors import Unsupported
-from hotstart.kernel import cgroup_limits
+from hotstart.core.errors import Conflict, Unsupported
+from hotstart.kernel import cgroup, cgroup_limits
 from hotstart.kernel.cgroup import Group, Hierarchies, hierarchies
 from hotstart.kernel.cgroup_limits import Limits, make_limited
 from hotstart.kernel.device_filter import CharacterDevice
@@ -69,5 +70,29 @@ def test_this_host_takes_them():
         assert (files / "pids.max").read_text().strip() == "7"
         name = "memory.max" if memory == hosts.v2 else "memory.limit_in_bytes"
         assert int((memory / group.path.lstrip("/") / name).read_text()) == 32 << 20
+    finally:
+        assert parent.remove()
+
+
+@pytest.mark.kernel
+def test_a_group_in_use_is_not_limited_and_a_leftover_one_begins_anew(monkeypatch):
+    monkeypatch.setattr(cgroup, "_REMOVE_WAIT_S", 0.05)
+    hosts = hierarchies()
+    if hosts.of_controller("pids") is None:
+        pytest.skip("no pids controller on this host")
+    parent = Group(f"/hotstart-test-{os.getpid()}", hosts)
+    group = parent.child("again")
+    maximum = hosts.of_controller("pids") / group.path.lstrip("/") / "pids.max"
+    try:
+        make_limited(group, Limits(processes=7))
+        make_limited(group, Limits())
+        assert maximum.read_text() == "max\n"
+        with subprocess.Popen(["sleep", "60"]) as process:
+            try:
+                group.attach(process.pid)
+                with pytest.raises(Conflict, match="has processes"):
+                    make_limited(group, Limits(processes=7))
+            finally:
+                process.kill()
     finally:
         assert parent.remove()

@@ -4,7 +4,13 @@ import os
 
 import pytest
 
-from hotstart.kernel.inside import open_inside, read_inside, write_inside
+from hotstart.kernel.inside import (
+    make_inside,
+    open_inside,
+    read_inside,
+    resolve_inside,
+    write_inside,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -71,3 +77,27 @@ def test_magic_links_are_refused(top):
     (top / "proc").symlink_to("/proc")
     with pytest.raises(OSError, match="openat2"):
         open_inside(top, "proc/self/root")
+
+
+def test_a_path_is_resolved_as_from_inside_and_what_is_absent_stays_as_written(top):
+    (top / "run").symlink_to("/etc")
+    (top / "up").symlink_to("../../..")
+    assert resolve_inside(top, "/run/plain") == "/etc/plain"
+    assert resolve_inside(top, "/run//new/./deep/") == "/etc/new/deep"
+    assert resolve_inside(top, "/up/etc") == "/etc"
+    assert resolve_inside(top, "/none") == "/none"
+    (top / "etc" / "loop").symlink_to("loop")
+    assert resolve_inside(top, "/etc/loop/x") == "/etc/loop/x"
+
+
+def test_what_is_made_lies_inside_and_what_is_there_stays(top, tmp_path):
+    (top / "out").symlink_to(tmp_path)
+    make_inside(top, "/etc/new/deep", directory=True)
+    assert (top / "etc/new/deep").is_dir()
+    make_inside(top, "etc/new/file", directory=False)
+    assert (top / "etc/new/file").read_bytes() == b""
+    make_inside(top, "etc/plain", directory=False)
+    assert (top / "etc/plain").read_text() == "inside"
+    with pytest.raises(OSError, match="out"):  # from inside, the link leads to nothing
+        make_inside(top, "out/made", directory=True)
+    assert not (tmp_path / "made").exists()

@@ -104,6 +104,8 @@ def make_tree(path):
             shutil.copy2(Path(name).resolve(), target)
     for name in ("app", "var", "tmp", "proc", "sys", "dev", "etc", "host"):
         (path / name).mkdir(exist_ok=True)
+    (path / "host/data").mkdir()
+    (path / "link").symlink_to("host")
     (path / "app/server.py").write_text(SERVER)
     return path
 

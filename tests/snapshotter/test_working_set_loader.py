@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotstart.core.span import PAGE
+from snapshotter import working_set_loader
 from snapshotter.session_spec import PageRun
 from snapshotter.working_set_loader import WorkingSetLoader, joined
 
@@ -60,3 +61,10 @@ def test_joining_loses_no_page_and_repeats_none(order):
     found = pages(joined(order))
     assert set(pages(order)) <= set(found)
     assert found == sorted(set(found))
+
+
+def test_beyond_the_arena_what_is_used_last_is_left_out(monkeypatch):
+    monkeypatch.setattr(working_set_loader, "ARENA_BYTES", 4 * PAGE)
+    loader = WorkingSetLoader(ORDER, [File(), File()])
+    loader.load(100)
+    assert loaded(loader) == [(0, 10, 1), (0, 50, 2), (1, 5, 1)]
