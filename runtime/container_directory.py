@@ -143,12 +143,13 @@ class ContainerDirectory:
 
     def remove(self) -> None:
         """Delete the directory; never reaches into anything mounted. Idempotent."""
+        if not self.path.exists():
+            return
         self.unmount_all()
         left = mounts_below(self.path)
         if left:
             raise StillMounted(f"{left[0].target} is still mounted; container files are kept")
-        if self.path.exists():
-            shutil.rmtree(self.path)
+        shutil.rmtree(self.path)
 
 
 def running_process(directory: ContainerDirectory) -> ProcessIdentity | None:
