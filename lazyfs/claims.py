@@ -66,7 +66,8 @@ class Claims:
     def join_chunks(self, fault: Fault, chunks: Iterable[Chunk], packs: Packs) -> list[Task]:
         """Wait for the chunks of the fault's absent pages; return the tasks to run for it.
 
-        A chunk that waits its turn in a prefetch task is taken out of it.
+        A chunk that waits its turn in a prefetch task is taken out of it. One may come more than
+        once: pages of it that a frame has brought lie between those that are absent.
         """
         with self.lock:
             fresh: list[tuple[Chunk, Piece]] = []
@@ -79,6 +80,7 @@ class Claims:
                     fresh.append((chunk, piece))
                 elif piece.state is State.QUEUED and piece.task is not None:
                     piece.task.pieces.remove(piece)
+                    piece.task = None
                     fresh.append((chunk, piece))
                 self._wait_for(fault, piece)
             tasks = self._tasks(fault.device, fresh, packs, Purpose.FAULT)

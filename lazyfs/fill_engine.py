@@ -97,9 +97,12 @@ class FillEngine:
         except Exception as err:  # whatever it is, the reader must be answered
             self._fail(fault, err)
         else:
-            for span, chunks in zip(spans, found, strict=True):
-                note_holes(device, span, chunks)
-            self._fetch_for(fault, [chunk for chunks in found for chunk in chunks], table.packs)
+            try:
+                for span, chunks in zip(spans, found, strict=True):
+                    note_holes(device, span, chunks)
+                self._fetch_for(fault, [chunk for chunks in found for chunk in chunks], table.packs)
+            except Exception as err:  # likewise
+                self._fail(fault, err)
             self._release(fault)
 
     def _fetch_for(self, fault: Fault, chunks: list[Chunk], packs: Packs) -> None:

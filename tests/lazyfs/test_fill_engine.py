@@ -1,5 +1,6 @@
 """The engine: single flight, faults before prefetch, retries, EIO; every fault answered once."""
 
+import os
 import random
 import threading
 
@@ -7,7 +8,7 @@ import pytest
 
 from hotstart.core.digest import DigestMismatch
 from hotstart.core.errors import Unavailable
-from hotstart.core.span import PAGE
+from hotstart.core.span import PAGE, Span
 from hotstart.store.blob_store import BlobNotFound, StoreDenied
 from hotstart.store.trace import Trace, TraceSpan
 from lazyfs.plans import EverythingPlan, TracePlan
@@ -208,6 +209,29 @@ def test_a_fault_and_a_prefetch_never_fetch_the_same_chunk_twice(small):
         assert all(reader.result() is None for reader in readers)
         fetched = sum(span.length for span in reads_of(blobs, small.pack_digests()))
         assert fetched == (CHUNKS - 1) * CHUNK_PAGES * PAGE
+
+
+def test_a_fault_around_a_page_that_a_frame_brought_takes_a_queued_chunk_once(small):
+    """The pages before and after it are two absent runs of one chunk."""
+    with small.engine() as (engine, device):
+        table = device.table()
+        chunks = table.between(Span(0, small.spec.size_bytes))
+        engine.claims.queue_chunks(device, chunks, table.packs)
+        os.pwrite(device.fd, expected(small, 1, 1), PAGE)
+        device.ready.set(1, 1)
+        assert Reader(engine, device, 0, CHUNK_PAGES).bytes() == expected(small, 0, CHUNK_PAGES)
+
+
+def test_a_reader_is_answered_whatever_goes_wrong_with_its_claim(small, monkeypatch):
+    with small.engine() as (engine, device):
+
+        def broken(*_):
+            raise ValueError("injected")
+
+        monkeypatch.setattr(engine.claims, "join_chunks", broken)
+        assert isinstance(Reader(engine, device, 0, 1).result(), ValueError)
+        monkeypatch.undo()
+        assert Reader(engine, device, 0, 1).bytes() == expected(small, 0, 1)
 
 
 def test_a_second_pull_ends_no_sooner_than_what_the_first_is_fetching(small):
