@@ -12,8 +12,9 @@ claims, and only the worker can verify them again.
 from __future__ import annotations
 
 import os
+import secrets
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ class DeviceMeta:
     ``mounted``: the mark may come off once the device is complete. ``recording``: the set belongs
     to a recording of that name and notes what is touched; its mark is on ``marked_path`` alone.
     ``fuse_target``: there is no group; the worker serves the device by FUSE at that directory,
-    whose mount reads ahead ``read_ahead_kib``.
+    whose mount reads ahead ``read_ahead_kib``. ``token``: which of the sets that have had the name
+    this one is; every set that is made has another.
     """
 
     device: DeviceSpec
@@ -47,6 +49,7 @@ class DeviceMeta:
     recording: str = ""
     fuse_target: str = ""
     read_ahead_kib: int = 0
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def to_json(self) -> dict[str, Any]:
         """Return the keeper's form."""
@@ -59,6 +62,7 @@ class DeviceMeta:
             "recording": self.recording,
             "fuse_target": self.fuse_target,
             "read_ahead_kib": self.read_ahead_kib,
+            "token": self.token,
         }
 
     @classmethod
@@ -74,6 +78,7 @@ class DeviceMeta:
                 recording=value["recording"],
                 fuse_target=value["fuse_target"],
                 read_ahead_kib=int(value["read_ahead_kib"]),
+                token=value["token"],
             )
         except (KeyError, TypeError) as err:
             raise UserError(f"not the description of a device set: {err!r}") from err

@@ -66,13 +66,13 @@ class FillClient:
         """Return when the worker answers. Raises FillWorkerGone."""
         self._ask("ping")
 
-    def attach(self, name: str) -> None:
+    def attach(self, name: str, token: str) -> None:
         """Have the worker serve a set of the keeper's; known ones are no error."""
-        self._ask("attach", ATTACH_S, name=name)
+        self._ask("attach", ATTACH_S, name=name, token=token)
 
-    def detach(self, name: str) -> None:
-        """Have the worker forget a set that nobody reads any more."""
-        self._ask("detach", name=name)
+    def detach(self, name: str, token: str) -> None:
+        """Have the worker forget a set that nobody reads any more; never another of the name."""
+        self._ask("detach", name=name, token=token)
 
     def mounted(self, name: str) -> None:
         """Tell that a device is mounted, so that its mark may come off once it is complete."""

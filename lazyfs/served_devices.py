@@ -48,11 +48,16 @@ class ServedDevices:
         """Have the device served until ``release``. Raises OSError, what the worker raises."""
         name = device_set_name(spec.device_id)
         with self._locks.holding(spec.device_id):
-            if self._guard.get(name) is None:
-                self._guard.put(self._open(spec))
+            held = self._guard.get(name)
+            if held is not None and not self._claims[spec.device_id]:
+                self._end(held)  # it could not be ended when its last claim was given back
+                held = None
+            if held is None:
+                held = self._open(spec)
+                self._guard.put(held)
             self._claims[spec.device_id] += 1
             try:
-                self._worker.attach(name)
+                self._worker.attach(name, held.meta["token"])
             except BaseException:
                 self._release(spec.device_id)
                 raise
@@ -89,18 +94,25 @@ class ServedDevices:
                 continue
             meta = DeviceMeta.from_json(held.meta)
             if meta.recording or not self._claims[meta.device.device_id]:
-                self._worker.detach(name)
+                self._worker.detach(name, meta.token)
                 self._guard.drop(name)
 
     def _release(self, device_id: str) -> None:
         self._claims[device_id] -= 1
         if self._claims[device_id] <= 0:
             del self._claims[device_id]
-            name = device_set_name(device_id)
-            try:
-                self._worker.detach(name)
-            finally:  # a worker that can't be told has copies of its own
-                self._guard.drop(name)
+            held = self._guard.get(device_set_name(device_id))
+            if held is not None:
+                self._end(held)
+
+    def _end(self, held: HandleSet) -> None:
+        """Let go of a set; one whose end the worker can't be told is held on to.
+
+        The worker would keep its copies, with a mark on the file: whatever opens the file from then
+        on raises an event at each write, and nobody answers.
+        """
+        self._worker.detach(held.name, held.meta["token"])
+        self._guard.drop(held.name)
 
     def _open(self, spec: DeviceSpec) -> HandleSet:
         if self.filler == FANOTIFY:

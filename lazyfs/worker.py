@@ -41,8 +41,8 @@ def operations(service: FillService) -> dict[str, Operation]:
 
     return {
         "ping": lambda _: "fill",
-        "attach": nothing(lambda r: service.attach(r["name"])),
-        "detach": nothing(lambda r: service.detach(r["name"])),
+        "attach": nothing(lambda r: service.attach(r["name"], r["token"])),
+        "detach": nothing(lambda r: service.detach(r["name"], r["token"])),
         "mounted": nothing(lambda r: service.mounted(r["name"])),
         "prefetch": lambda r: service.prefetch(r["devices"], r["plan"]),
         "job": lambda r: service.job(r["job"], r.get("wait_s", 0.0)),

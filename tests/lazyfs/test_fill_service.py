@@ -51,7 +51,7 @@ def test_a_recording_of_a_device_that_is_not_served_is_refused_by_name(meta, tmp
     value = {**meta.to_json(), "fuse_target": fuse_target}
     service = refused_set(DeviceMeta.from_json(value), tmp_path, fds)
     with pytest.raises(SetUnknown):
-        service.attach("recording/r/x")
+        service.attach("recording/r/x", meta.token)
     assert are_closed(fds)
     service.close()
 
@@ -64,7 +64,7 @@ def test_a_set_whose_journal_is_of_another_version_is_closed_once(meta, tmp_path
     own = device_set_name(meta.device.device_id)
     service._sets[own] = meta, SimpleNamespace(device=None)
     with pytest.raises(JournalVersionUnknown):
-        service.attach("recording/r/x")
+        service.attach("recording/r/x", meta.token)
     assert are_closed(fds)
     service.close()
 
@@ -119,9 +119,9 @@ def test_a_device_that_is_verified_again_keeps_no_other_waiting_and_is_verified_
     service._stores = StorePool(lambda url: Store(url, stores[url].blobs, None))
     try:
         with ThreadPoolExecutor() as pool:
-            attaching = [pool.submit(service.attach, slow.name) for _ in range(3)]
+            attaching = [pool.submit(service.attach, slow.name, slow.meta.token) for _ in range(3)]
             arrived(slow.blobs, 1)
-            service.attach(quick.name)
+            service.attach(quick.name, quick.meta.token)
             assert quick.local_bytes(service) == VERIFIED_BYTES
             assert not any(one.done() for one in attaching)
             slow.blobs.gate.set()

@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from hotstart.kernel.keeper_client import HandleSet
+from lazyfs.device_handles import KIND
 from lazyfs.name_locks import NameLocks
 from lazyfs.served_devices import FANOTIFY, ServedDevices
 from tests.lazyfs.small_device import SmallDevice
@@ -35,8 +37,13 @@ def test_a_step_that_fails_gives_its_lock_back():
 
 
 class Guard:
+    """Holds every set there is."""
+
+    def names(self, kind):
+        return []
+
     def get(self, name):
-        return name
+        return HandleSet(name, KIND, {"token": "t"})
 
 
 class Worker:
@@ -46,7 +53,7 @@ class Worker:
         self._slow = slow
         self.begun, self.go_on = threading.Event(), threading.Event()
 
-    def attach(self, name):
+    def attach(self, name, token):
         if self._slow in name:
             self.begun.set()
             assert self.go_on.wait(20), "nobody let it through"
@@ -59,6 +66,7 @@ def test_a_device_that_takes_long_to_attach_keeps_no_other_waiting(tmp_path):
         specs.append(SmallDevice(tmp_path / str(seed), seed=seed).spec)
     worker = Worker(specs[0].device_id)
     devices = ServedDevices(None, Guard(), worker, FANOTIFY, tmp_path / "fuse")
+    devices.adopt(specs)
     with ThreadPoolExecutor() as pool:
         slow = pool.submit(devices.claim, specs[0])
         assert worker.begun.wait(20)
