@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -174,10 +175,11 @@ class FillService:
         return served
 
     def _device(self, meta: DeviceMeta, fd: int) -> Device:
-        return Device(meta.device, fd, _open_ready(meta, fd, self._open_table), self._open_table)
+        opener = partial(self._open_table, Path(meta.ready_path).with_suffix(".verified"))
+        return Device(meta.device, fd, _open_ready(meta, fd, opener), opener)
 
-    def _open_table(self, spec: DeviceSpec) -> ChunkTable:
-        return open_table(self._stores.get(spec.store_url).blobs, spec)
+    def _open_table(self, verified_head: Path, spec: DeviceSpec) -> ChunkTable:
+        return open_table(self._stores.get(spec.store_url).blobs, spec, verified_head)
 
     def detach(self, name: str, token: str) -> None:
         """Stop serving a set that nobody reads any more; no error if it is not served.

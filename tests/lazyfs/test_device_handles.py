@@ -23,7 +23,11 @@ def test_what_verifies_after_a_power_loss_is_won_back(tmp_path):
         ready.set(0, 3 * CHUNK_PAGES)
     held = open_fuse_device(cache, spec, tmp_path / "fuse")
     meta = DeviceMeta.from_json(held.meta)
-    with _open_ready(meta, held.fds[0], lambda _: open_table(small.store.blobs, spec)) as ready:
+
+    def opener(spec):
+        return open_table(small.store.blobs, spec, tmp_path / "x.verified")
+
+    with _open_ready(meta, held.fds[0], opener) as ready:
         assert ready.missing(0, CHUNK_PAGES) == 0
         assert ready.missing(CHUNK_PAGES, 2 * CHUNK_PAGES) < 0
         assert ready.missing(3 * CHUNK_PAGES, 1) >= 0
