@@ -97,7 +97,7 @@ def open_device(cache: Cache, spec: DeviceSpec) -> HandleSet:
     path = cache.device_path(spec.device_id)
     ready_path = cache.ready_path(spec.device_id)
     with ExitStack() as undo:
-        fd = _open_sparse(path, spec.size_bytes)
+        fd = _open_sparse(path, ready_path, spec.size_bytes)
         undo.callback(os.close, fd)
         handles = _marked(fd, path, undo)
         meta = DeviceMeta(spec, str(path), str(ready_path), str(path))
@@ -109,7 +109,7 @@ def open_fuse_device(cache: Cache, spec: DeviceSpec, target: Path) -> HandleSet:
     """Make the sparse file if needed and open it, for a worker that serves it at ``target``."""
     path = cache.device_path(spec.device_id)
     ready_path = cache.ready_path(spec.device_id)
-    fd = _open_sparse(path, spec.size_bytes)
+    fd = _open_sparse(path, ready_path, spec.size_bytes)
     meta = DeviceMeta(
         spec,
         str(path),
@@ -130,10 +130,12 @@ def fuse_recording_handles(
     return HandleSet(name, KIND, own.to_json(), [os.dup(fd)])
 
 
-def _open_sparse(path: Path, size_bytes: int) -> int:
+def _open_sparse(path: Path, ready_path: Path, size_bytes: int) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if os.fstat(fd).st_size != size_bytes:
+            # Some manifest was wrong. What is cut off reads as zeros later: nothing vouches for it.
+            ready_path.unlink(missing_ok=True)
             os.ftruncate(fd, size_bytes)
     except OSError:
         os.close(fd)

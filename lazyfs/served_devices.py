@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
+from hotstart.core.errors import IntegrityError
 from hotstart.kernel.keeper_client import HandleSet
 from lazyfs.cache import Cache
 from lazyfs.device_handles import (
@@ -27,6 +29,17 @@ from lazyfs.name_locks import NameLocks
 from lazyfs.spec import DeviceSpec
 
 FANOTIFY, FUSE = "fanotify", "fuse"
+
+
+class DeviceDisagreed(IntegrityError):
+    """Two manifests say different things of one chunk table: at least one of them is wrong."""
+
+    def __init__(self, device_id: str) -> None:
+        super().__init__(
+            f"device {device_id[:12]} is in use, and another manifest says something else of its "
+            "size or chunk table: one of the two images is damaged"
+        )
+        self.device_id = device_id
 
 
 class ServedDevices:
@@ -45,7 +58,10 @@ class ServedDevices:
         self._claims: Counter[str] = Counter()
 
     def claim(self, spec: DeviceSpec) -> None:
-        """Have the device served until ``release``. Raises OSError, what the worker raises."""
+        """Have the device served until ``release``.
+
+        Raises OSError, what the worker raises, and DeviceDisagreed: one file has one size.
+        """
         name = device_set_name(spec.device_id)
         with self._locks.holding(spec.device_id):
             held = self._guard.get(name)
@@ -55,6 +71,7 @@ class ServedDevices:
             if held is None:
                 held = self._open(spec)
                 self._guard.put(held)
+            _check_agreed(spec, held)
             self._claims[spec.device_id] += 1
             try:
                 self._worker.attach(name, held.meta["token"])
@@ -120,3 +137,10 @@ class ServedDevices:
         target = self._fuse_dir / spec.device_id
         target.mkdir(exist_ok=True)
         return open_fuse_device(self._cache, spec, target)
+
+
+def _check_agreed(spec: DeviceSpec, held: HandleSet) -> None:
+    """Raise DeviceDisagreed unless a set is of the same device; which store it is in may differ."""
+    served = DeviceMeta.from_json(held.meta).device
+    if replace(spec, store_url=served.store_url).to_json() != served.to_json():
+        raise DeviceDisagreed(spec.device_id)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hotstart.kernel.keeper_client import HandleSet
-from lazyfs.device_handles import KIND
+from lazyfs.device_handles import KIND, DeviceMeta, device_set_name
 from lazyfs.name_locks import NameLocks
 from lazyfs.served_devices import FANOTIFY, ServedDevices
 from tests.lazyfs.small_device import SmallDevice
@@ -42,8 +42,13 @@ class Guard:
     def names(self, kind):
         return []
 
+    def __init__(self, specs):
+        self._metas = {
+            device_set_name(spec.device_id): DeviceMeta(spec, "", "", "") for spec in specs
+        }
+
     def get(self, name):
-        return HandleSet(name, KIND, {"token": "t"})
+        return HandleSet(name, KIND, self._metas[name].to_json())
 
 
 class Worker:
@@ -65,7 +70,7 @@ def test_a_device_that_takes_long_to_attach_keeps_no_other_waiting(tmp_path):
         (tmp_path / str(seed)).mkdir()
         specs.append(SmallDevice(tmp_path / str(seed), seed=seed).spec)
     worker = Worker(specs[0].device_id)
-    devices = ServedDevices(None, Guard(), worker, FANOTIFY, tmp_path / "fuse")
+    devices = ServedDevices(None, Guard(specs), worker, FANOTIFY, tmp_path / "fuse")
     devices.adopt(specs)
     with ThreadPoolExecutor() as pool:
         slow = pool.submit(devices.claim, specs[0])

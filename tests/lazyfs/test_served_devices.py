@@ -1,12 +1,15 @@
 """Claims on devices: what a worker was not told of one claim does no harm to the next."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
+from hotstart.core.errors import IntegrityError
 from hotstart.core.run import run
+from hotstart.core.span import PAGE
 from hotstart.kernel.keeper_client import HandleSet
-from lazyfs.device_handles import KIND
+from lazyfs.device_handles import KIND, DeviceMeta
 from lazyfs.fill_client import FillWorkerGone
 from lazyfs.fill_service import FillService, SetReplaced
 from lazyfs.pulls import Pulls
@@ -58,7 +61,8 @@ def plain_devices(tmp_path, monkeypatch):
     devices = ServedDevices(None, Guard(), worker, FANOTIFY, tmp_path / "fuse")
 
     def open_plain(spec):
-        return HandleSet(f"device/{spec.device_id}", KIND, {"token": next(made)})
+        meta = DeviceMeta(spec, "/x.dev", "/x.ready", "/x.dev", token=next(made))
+        return HandleSet(f"device/{spec.device_id}", KIND, meta.to_json())
 
     monkeypatch.setattr(devices, "_open", open_plain)
     return devices, worker
@@ -89,6 +93,26 @@ def test_a_device_whose_end_cannot_be_told_yet_is_not_claimed(tmp_path, spec, mo
         with pytest.raises(FillWorkerGone):
             step()
     assert worker.attached == ["a"]
+
+
+@pytest.mark.parametrize("field", ["size_bytes", "head_length", "head_digest", "table"])
+def test_a_manifest_that_says_something_else_of_a_served_device_is_refused(
+    tmp_path, spec, monkeypatch, field
+):
+    other = {
+        "size_bytes": spec.size_bytes - PAGE,
+        "head_length": spec.head_length - 1,
+        "head_digest": spec.table.digest,
+        "table": replace(spec.table, size=spec.table.size + 1),
+    }
+    devices, worker = plain_devices(tmp_path, monkeypatch)
+    devices.claim(spec)
+    with pytest.raises(IntegrityError, match="another manifest"):
+        devices.claim(replace(spec, **{field: other[field]}))
+    devices.claim(replace(spec, store_url="mem://elsewhere"))
+    devices.release(spec.device_id)
+    devices.release(spec.device_id)
+    assert worker.detached == ["a"]
 
 
 class Keeper:
