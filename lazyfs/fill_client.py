@@ -1,7 +1,9 @@
 """Client of the fill worker's control socket.
 
-A connection a request, so that a worker that was replaced in between is no matter; while none
-answers, requests are tried again for ``away_s``. Methods block and may be called from any thread.
+A connection a request. A request whose worker ends under it is asked again of its successor: none
+does harm when it is carried out twice. All the time that a request finds nobody to connect to may
+be ``away_s``, however long it is carried out in between. Methods block and may be called from any
+thread.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ ATTACH_S = 3600.0
 KEPT_PLANS = 64
 """Plans that are begun again in a successor."""
 _POLL_S = 20.0
+_PAUSE_S = 0.005
 
 
 class FillWorkerGone(Unavailable):
@@ -140,15 +143,18 @@ class FillClient:
 
     def _ask(self, op: str, answer_s: float = ANSWER_S, **rest: Any) -> Any:  # noqa: ANN401  # JSON
         line = json.dumps({"op": op, **rest}).encode() + b"\n"
-        deadline = time.monotonic() + self._away_s
+        away_s = 0.0
         while True:
             try:
                 answer = json.loads(self._exchange(line, answer_s))
                 break
+            except TimeoutError as err:
+                raise FillWorkerGone(f"{self._path}: no answer within {answer_s:.0f} s") from err
             except OSError as err:
-                if time.monotonic() > deadline:
+                if away_s >= self._away_s:
                     raise FillWorkerGone(f"{self._path}: no fill worker answers: {err}") from err
-                time.sleep(0.005)
+                time.sleep(_PAUSE_S)
+                away_s += _PAUSE_S
         if not answer["ok"]:
             if answer["kind"] == "SetUnknown":
                 raise SetUnknown(answer["error"])
@@ -167,6 +173,6 @@ class FillClient:
                     answer = answers.readline()
         finally:
             os.close(directory)
-        if not answer:
+        if not answer.endswith(b"\n"):  # nothing, or a part of it
             raise ConnectionResetError("the fill worker ended in between")
         return answer
