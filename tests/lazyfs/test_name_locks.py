@@ -1,7 +1,7 @@
 """Long steps of one name: no other name waits for them, and two of the same name never overlap."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -9,22 +9,32 @@ from hotstart.kernel.keeper_client import HandleSet
 from lazyfs.device_handles import KIND, DeviceMeta, device_set_name
 from lazyfs.name_locks import NameLocks
 from lazyfs.served_devices import FANOTIFY, ServedDevices
+from tests.lazyfs.node import wait_until
 from tests.lazyfs.small_device import SmallDevice
 
 
-def test_the_steps_of_one_name_never_overlap_and_no_lock_is_left():
-    locks, inside, most = NameLocks(), [], []
+def test_of_two_steps_of_one_name_the_second_waits_and_other_names_do_not():
+    locks, inside, go_on = NameLocks(), [], threading.Event()
 
-    def step(number):
-        name = f"n{number % 2}"
+    def step(label, name):
         with locks.holding(name):
-            inside.append(name)
-            most.append(inside.count(name))
-            inside.remove(name)
+            inside.append(label)
+            assert go_on.wait(20), "nobody let it through"
 
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(step, range(400)))
-    assert max(most) == 1
+    with ThreadPoolExecutor() as pool:
+        try:
+            steps = [pool.submit(step, "first", "a")]
+            wait_until(lambda: inside == ["first"])
+            steps.append(pool.submit(step, "second", "a"))
+            steps.append(pool.submit(step, "other", "b"))
+            wait_until(lambda: "other" in inside)
+            wait(steps, timeout=0.05)
+            assert inside == ["first", "other"]
+        finally:
+            go_on.set()
+        for one in steps:
+            one.result()
+    assert inside == ["first", "other", "second"]
     assert locks._held == set()
 
 
