@@ -49,7 +49,9 @@ class ControlServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Take no more connections; requests under way are answered."""
+        """Take no more connections. Requests under way go on; if the process ends before they do,
+        their clients ask its successor.
+        """
         self._closing = True
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)

@@ -270,7 +270,9 @@ class FillService:
         Waits for no store: readers wait for the successor, and that for the end of this process.
         """
         self._dispatcher.close()
-        for _, served in self._sets.values():
+        with self._lock:  # a request under way may still bring a set
+            sets = [served for _, served in self._sets.values()]
+        for served in sets:
             if isinstance(served, FuseSet):
                 served.close()
         self._engine.close(wait=False)
