@@ -21,7 +21,7 @@ from typing import Any
 
 from hotstart.core.errors import HotstartError, Unavailable
 from hotstart.store.trace import Trace
-from lazyfs.error_roots import root_named
+from lazyfs.error_roots import error_from_json
 from lazyfs.fill_service import SetUnknown
 from lazyfs.plans import Plan, plan_to_json
 
@@ -120,8 +120,8 @@ class FillClient:
         while not (job := self.job(number, _POLL_S))["done"]:
             pass
         if job["error"] is not None:
-            kind = root_named(job.get("error_root"), PrefetchFailed)
-            raise kind(f"prefetch of {job['kind']}: {job['error']}")
+            about = f"prefetch of {job['kind']}: "
+            raise error_from_json(job["error"], PrefetchFailed, about=about)
         return job
 
     def record_start(self, device_ids: Sequence[str]) -> None:
@@ -157,8 +157,8 @@ class FillClient:
                 away_s += _PAUSE_S
         if not answer["ok"]:
             if answer["kind"] == "SetUnknown":
-                raise SetUnknown(answer["error"])
-            raise root_named(answer.get("root"), FillRefused)(answer["error"])
+                raise SetUnknown(answer["error"], answer["hint"])
+            raise error_from_json(answer, FillRefused)
         return answer["result"]
 
     def _exchange(self, line: bytes, answer_s: float) -> bytes:

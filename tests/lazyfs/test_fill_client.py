@@ -8,7 +8,14 @@ import time
 
 import pytest
 
-from hotstart.core.errors import HotstartError, IntegrityError, NotFound, Unavailable, UserError
+from hotstart.core.errors import (
+    Conflict,
+    HotstartError,
+    IntegrityError,
+    NotFound,
+    Unavailable,
+    UserError,
+)
 from hotstart.store.blob_store import StoreDenied, StoreUnavailable
 from hotstart.store.format_errors import FormatVersionUnknown
 from lazyfs.control_server import ControlServer
@@ -50,6 +57,18 @@ def test_a_refusal_keeps_its_kind(worker, error, kind):
         client.ping()
     assert type(refused.value) is kind
     assert str(error) in str(refused.value)
+
+
+def test_a_refusal_keeps_its_hint(worker):
+    client, failing, job = worker
+    failing.append(Conflict("it is in use", "stop its containers"))
+    with pytest.raises(Conflict) as refused:
+        client.ping()
+    assert refused.value.hint == "stop its containers"
+    job.end(StoreDenied("s3://b", "403"))
+    with pytest.raises(UserError) as failed:
+        client.wait(1)
+    assert failed.value.hint == StoreDenied("s3://b", "403").hint != ""
 
 
 @pytest.mark.parametrize(("error", "kind"), ERRORS[:4], ids=lambda value: type(value).__name__)
