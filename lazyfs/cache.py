@@ -1,5 +1,7 @@
 """What is local of images under ROOT/cache: paths of devices and ready maps, and bootstraps.
 
+Beside a ready map may lie what was verified of a large chunk table (table_reader.py).
+
 A bootstrap is unpacked, verified, placed by one rename, and verified again before each mount; that
 costs less than waiting for the disk would. It must be complete: EROFS metadata reads raise no
 events, so a sparse one would read zeros. Methods may be called from any thread; two that fetch the

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from hotstart.core.digest import Digest
-from hotstart.core.span import PAGE
+from hotstart.core.span import PAGE, pages_of
 from hotstart.store.chunk_table import Chunk
 from lazyfs.device import Device
 from lazyfs.fault import Fault
@@ -112,12 +112,16 @@ class Claims:
     def queue_surroundings(
         self, device: Device, chunks: Iterable[Chunk], packs: Packs
     ) -> list[Task]:
-        """Make queued tasks of what is absent and nobody has in hand; ``begin_task`` takes them."""
+        """Make queued tasks of what is absent and nobody has in hand; ``begin_task`` takes them.
+
+        What the frames of a start bundle bring is in hand.
+        """
         with self.lock:
             fresh = [
                 (chunk, piece)
                 for chunk in chunks
                 if chunk.device_offset not in device.chunks
+                and not _comes_in_frames(device, chunk)
                 and (piece := self._new_chunk(device, chunk)) is not None
             ]
             return self._tasks(device, fresh, packs, Purpose.SURROUNDINGS)
@@ -245,3 +249,14 @@ class Claims:
                 tasks.append(Task(device.spec.store_url, pack, [piece], purpose=purpose))
             last_pack = chunk.pack
         return tasks
+
+
+def _comes_in_frames(device: Device, chunk: Chunk) -> bool:
+    """Tell whether frames on their way fill every absent page of a chunk. Under the lock."""
+    if not device.frames:
+        return False
+    first = chunk.device_offset // PAGE
+    return all(
+        device.frame_at(page) is not None or device.ready.missing(page, 1) < 0
+        for page in range(first, first + pages_of(chunk.length))
+    )

@@ -1,7 +1,8 @@
 """The control socket of the fill worker: JSON lines over AF_UNIX, one answer a request.
 
     {"op": NAME, ...}  ->  {"ok": true, "result": ...}
-                       or  {"ok": false, "kind": CLASS, "root": ROOT CLASS, "error": TEXT}
+                       or  {"ok": false, "kind": CLASS, "root": ROOT CLASS, "error": TEXT,
+                            "hint": TEXT}
 
 A thread a connection, so that a request may wait; a bad request is answered and ends nothing. The
 socket is the same user's only (mode 0600) and is replaced at start: one worker serves a node.
@@ -21,7 +22,7 @@ from typing import Any, TypeAlias
 
 from hotstart.core.errors import HotstartError, UserError
 from hotstart.core.log import get_logger
-from lazyfs.error_roots import root_name
+from lazyfs.error_roots import error_to_json
 
 log = get_logger(__name__)
 
@@ -49,7 +50,9 @@ class ControlServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Take no more connections; requests under way are answered."""
+        """Take no more connections. Requests under way go on; if the process ends before they do,
+        their clients ask its successor.
+        """
         self._closing = True
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -81,12 +84,11 @@ class ControlServer:
         try:
             return {"ok": True, "result": self._carry_out(json.loads(line))}
         except HotstartError as err:
-            kind, root = type(err).__name__, root_name(err)
-            return {"ok": False, "kind": kind, "root": root, "error": str(err)}
+            return {"ok": False, "kind": type(err).__name__, **error_to_json(err)}
         except Exception as err:  # whatever it is, the client must be answered
-            reason = f"{type(err).__name__}: {err}"
-            log.warning("request_failed", error=reason)
-            return {"ok": False, "kind": "HotstartError", "error": reason}
+            bug = HotstartError(f"{type(err).__name__}: {err}")
+            log.warning("request_failed", error=bug)
+            return {"ok": False, "kind": "HotstartError", **error_to_json(bug)}
 
     def _carry_out(self, request: object) -> object:
         if not isinstance(request, dict) or request.get("op") not in self._operations:

@@ -12,8 +12,9 @@ claims, and only the worker can verify them again.
 from __future__ import annotations
 
 import os
+import secrets
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ class DeviceMeta:
     ``mounted``: the mark may come off once the device is complete. ``recording``: the set belongs
     to a recording of that name and notes what is touched; its mark is on ``marked_path`` alone.
     ``fuse_target``: there is no group; the worker serves the device by FUSE at that directory,
-    whose mount reads ahead ``read_ahead_kib``.
+    whose mount reads ahead ``read_ahead_kib``. ``token``: which of the sets that have had the name
+    this one is; every set that is made has another.
     """
 
     device: DeviceSpec
@@ -47,6 +49,7 @@ class DeviceMeta:
     recording: str = ""
     fuse_target: str = ""
     read_ahead_kib: int = 0
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def to_json(self) -> dict[str, Any]:
         """Return the keeper's form."""
@@ -59,6 +62,7 @@ class DeviceMeta:
             "recording": self.recording,
             "fuse_target": self.fuse_target,
             "read_ahead_kib": self.read_ahead_kib,
+            "token": self.token,
         }
 
     @classmethod
@@ -74,6 +78,7 @@ class DeviceMeta:
                 recording=value["recording"],
                 fuse_target=value["fuse_target"],
                 read_ahead_kib=int(value["read_ahead_kib"]),
+                token=value["token"],
             )
         except (KeyError, TypeError) as err:
             raise UserError(f"not the description of a device set: {err!r}") from err
@@ -92,7 +97,7 @@ def open_device(cache: Cache, spec: DeviceSpec) -> HandleSet:
     path = cache.device_path(spec.device_id)
     ready_path = cache.ready_path(spec.device_id)
     with ExitStack() as undo:
-        fd = _open_sparse(path, spec.size_bytes)
+        fd = _open_sparse(path, ready_path, spec.size_bytes)
         undo.callback(os.close, fd)
         handles = _marked(fd, path, undo)
         meta = DeviceMeta(spec, str(path), str(ready_path), str(path))
@@ -104,7 +109,7 @@ def open_fuse_device(cache: Cache, spec: DeviceSpec, target: Path) -> HandleSet:
     """Make the sparse file if needed and open it, for a worker that serves it at ``target``."""
     path = cache.device_path(spec.device_id)
     ready_path = cache.ready_path(spec.device_id)
-    fd = _open_sparse(path, spec.size_bytes)
+    fd = _open_sparse(path, ready_path, spec.size_bytes)
     meta = DeviceMeta(
         spec,
         str(path),
@@ -125,10 +130,12 @@ def fuse_recording_handles(
     return HandleSet(name, KIND, own.to_json(), [os.dup(fd)])
 
 
-def _open_sparse(path: Path, size_bytes: int) -> int:
+def _open_sparse(path: Path, ready_path: Path, size_bytes: int) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if os.fstat(fd).st_size != size_bytes:
+            # Some manifest was wrong. What is cut off reads as zeros later: nothing vouches for it.
+            ready_path.unlink(missing_ok=True)
             os.ftruncate(fd, size_bytes)
     except OSError:
         os.close(fd)

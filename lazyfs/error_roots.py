@@ -1,6 +1,8 @@
-"""The root of an error by its name: how an error's kind gets from the fill worker to who asked."""
+"""How an error gets from the fill worker to who asked: its words, its root by name, its hint."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from hotstart.core.errors import (
     Conflict,
@@ -16,11 +18,16 @@ _ROOTS = (NotFound, Conflict, UserError, Unavailable, IntegrityError, Unsupporte
 _BY_NAME = {root.__name__: root for root in _ROOTS}
 
 
-def root_name(error: BaseException) -> str:
-    """Return the name of the error's root; of any other error, HotstartError."""
-    return next((root.__name__ for root in _ROOTS if isinstance(error, root)), "HotstartError")
+def error_to_json(error: BaseException) -> dict[str, str]:
+    """Return an error as ``error``, ``root`` and ``hint``; of any other root, HotstartError."""
+    root = next((root.__name__ for root in _ROOTS if isinstance(error, root)), "HotstartError")
+    hint = error.hint if isinstance(error, UserError) else ""
+    return {"error": str(error), "root": root, "hint": hint}
 
 
-def root_named(name: str | None, otherwise: type[HotstartError]) -> type[HotstartError]:
-    """Return the root of this name, or ``otherwise`` for none of its own."""
-    return _BY_NAME.get(name or "", otherwise)
+def error_from_json(
+    value: Mapping[str, str], otherwise: type[HotstartError], *, about: str = ""
+) -> HotstartError:
+    """Return the error to raise: of its root, or ``otherwise``; its words begin with ``about``."""
+    root, text = _BY_NAME.get(value["root"], otherwise), f"{about}{value['error']}"
+    return root(text, value["hint"]) if issubclass(root, UserError) else root(text)

@@ -223,7 +223,7 @@ class Dispatcher:
         with self._lock:
             del self._sets[watched.group]
             self._epoll.unregister(watched.group)
-            watched.close()
+        watched.close()  # may wait for the disk, which the misses of other sets must not
 
     def _read_group(self, group: int, on: bool) -> None:
         with contextlib.suppress(FileNotFoundError, ValueError):  # removed meanwhile
@@ -232,7 +232,7 @@ class Dispatcher:
     def _run(self) -> None:
         while not self._stopping:
             for fd, _ in self._epoll.poll():
-                # The lock keeps a set from being closed while it is served.
+                # Under the lock: a set is closed only after it has been taken out.
                 with self._lock:
                     watched = self._sets.get(fd)
                     if watched is not None:

@@ -1,7 +1,9 @@
 """Client of the fill worker's control socket.
 
-A connection a request, so that a worker that was replaced in between is no matter; while none
-answers, requests are tried again for ``away_s``. Methods block and may be called from any thread.
+A connection a request. A request whose worker ends under it is asked again of its successor: none
+does harm when it is carried out twice. All the time that a request finds nobody to connect to may
+be ``away_s``, however long it is carried out in between. Methods block and may be called from any
+thread.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 from hotstart.core.errors import HotstartError, Unavailable
 from hotstart.store.trace import Trace
-from lazyfs.error_roots import root_named
+from lazyfs.error_roots import error_from_json
 from lazyfs.fill_service import SetUnknown
 from lazyfs.plans import Plan, plan_to_json
 
@@ -30,6 +32,7 @@ ATTACH_S = 3600.0
 KEPT_PLANS = 64
 """Plans that are begun again in a successor."""
 _POLL_S = 20.0
+_PAUSE_S = 0.005
 
 
 class FillWorkerGone(Unavailable):
@@ -66,13 +69,13 @@ class FillClient:
         """Return when the worker answers. Raises FillWorkerGone."""
         self._ask("ping")
 
-    def attach(self, name: str) -> None:
+    def attach(self, name: str, token: str) -> None:
         """Have the worker serve a set of the keeper's; known ones are no error."""
-        self._ask("attach", ATTACH_S, name=name)
+        self._ask("attach", ATTACH_S, name=name, token=token)
 
-    def detach(self, name: str) -> None:
-        """Have the worker forget a set that nobody reads any more."""
-        self._ask("detach", name=name)
+    def detach(self, name: str, token: str) -> None:
+        """Have the worker forget a set that nobody reads any more; never another of the name."""
+        self._ask("detach", name=name, token=token)
 
     def mounted(self, name: str) -> None:
         """Tell that a device is mounted, so that its mark may come off once it is complete."""
@@ -117,8 +120,8 @@ class FillClient:
         while not (job := self.job(number, _POLL_S))["done"]:
             pass
         if job["error"] is not None:
-            kind = root_named(job.get("error_root"), PrefetchFailed)
-            raise kind(f"prefetch of {job['kind']}: {job['error']}")
+            about = f"prefetch of {job['kind']}: "
+            raise error_from_json(job["error"], PrefetchFailed, about=about)
         return job
 
     def record_start(self, device_ids: Sequence[str]) -> None:
@@ -140,19 +143,22 @@ class FillClient:
 
     def _ask(self, op: str, answer_s: float = ANSWER_S, **rest: Any) -> Any:  # noqa: ANN401  # JSON
         line = json.dumps({"op": op, **rest}).encode() + b"\n"
-        deadline = time.monotonic() + self._away_s
+        away_s = 0.0
         while True:
             try:
                 answer = json.loads(self._exchange(line, answer_s))
                 break
+            except TimeoutError as err:
+                raise FillWorkerGone(f"{self._path}: no answer within {answer_s:.0f} s") from err
             except OSError as err:
-                if time.monotonic() > deadline:
+                if away_s >= self._away_s:
                     raise FillWorkerGone(f"{self._path}: no fill worker answers: {err}") from err
-                time.sleep(0.005)
+                time.sleep(_PAUSE_S)
+                away_s += _PAUSE_S
         if not answer["ok"]:
             if answer["kind"] == "SetUnknown":
-                raise SetUnknown(answer["error"])
-            raise root_named(answer.get("root"), FillRefused)(answer["error"])
+                raise SetUnknown(answer["error"], answer["hint"])
+            raise error_from_json(answer, FillRefused)
         return answer["result"]
 
     def _exchange(self, line: bytes, answer_s: float) -> bytes:
@@ -167,6 +173,6 @@ class FillClient:
                     answer = answers.readline()
         finally:
             os.close(directory)
-        if not answer:
+        if not answer.endswith(b"\n"):  # nothing, or a part of it
             raise ConnectionResetError("the fill worker ended in between")
         return answer

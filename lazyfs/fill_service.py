@@ -15,10 +15,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from hotstart.core.errors import HotstartError, NotFound, Unavailable
+from hotstart.core.errors import Conflict, HotstartError, NotFound, Unavailable
 from hotstart.core.log import get_logger
 from hotstart.core.span import PAGE, Span
 from hotstart.kernel import fanotify
@@ -52,6 +53,10 @@ KEPT_JOBS = 256
 
 class SetUnknown(NotFound):
     """The worker serves no device or recording of that name."""
+
+
+class SetReplaced(Conflict):
+    """Of two sets of one name another is held or served than the one that was asked for."""
 
 
 class RecordingLost(Unavailable):
@@ -96,7 +101,7 @@ class FillService:
         names = sorted(self._keeper.names(KIND))
         for name in names:
             try:
-                self._attach(name, resumed=True)
+                self._attach(name, None, resumed=True)
             except (HotstartError, OSError) as err:
                 log.warning("set_not_served", name=name, error=str(err))
         pulled = [one for one in self._pulls.pending() if device_set_name(one) in self._sets]
@@ -104,22 +109,29 @@ class FillService:
             self.prefetch(pulled, plan_to_json(EverythingPlan()))
         return len(self._sets)
 
-    def attach(self, name: str) -> None:
-        """Begin to serve a set of the keeper's; one that is served already is no error."""
-        self._attach(name, resumed=False)
+    def attach(self, name: str, token: str) -> None:
+        """Begin to serve a set of the keeper's; one that is served already is no error.
 
-    def _attach(self, name: str, *, resumed: bool) -> None:
+        Raises SetReplaced if the keeper's set, or one that is served, has another token.
+        """
+        self._attach(name, token, resumed=False)
+
+    def _attach(self, name: str, token: str | None, *, resumed: bool) -> None:
         with self._names.holding(name):
-            if name not in self._sets:
-                meta, served = self._open_set(name)
-                with self._lock:
-                    self._sets[name] = meta, served
-                self._begin(meta, served, resumed=resumed)
+            known = self._sets.get(name)
+            if known is not None:
+                _check_token(name, token, known[0])
+                return
+            meta, served = self._open_set(name, token)
+            with self._lock:
+                self._sets[name] = meta, served
+            self._begin(meta, served, resumed=resumed)
 
-    def _open_set(self, name: str) -> tuple[DeviceMeta, Served]:
+    def _open_set(self, name: str, token: str | None) -> tuple[DeviceMeta, Served]:
         held = self._keeper.get(name)
         try:
             meta = DeviceMeta.from_json(held.meta)
+            _check_token(name, token, meta)
             return meta, self._serve(meta, held)
         except BaseException:
             held.close()
@@ -163,20 +175,26 @@ class FillService:
         return served
 
     def _device(self, meta: DeviceMeta, fd: int) -> Device:
-        return Device(meta.device, fd, _open_ready(meta, fd, self._open_table), self._open_table)
+        opener = partial(self._open_table, Path(meta.ready_path).with_suffix(".verified"))
+        return Device(meta.device, fd, _open_ready(meta, fd, opener), opener)
 
-    def _open_table(self, spec: DeviceSpec) -> ChunkTable:
-        return open_table(self._stores.get(spec.store_url).blobs, spec)
+    def _open_table(self, verified_head: Path, spec: DeviceSpec) -> ChunkTable:
+        return open_table(self._stores.get(spec.store_url).blobs, spec, verified_head)
 
-    def detach(self, name: str) -> None:
-        """Stop serving a set that nobody reads any more; unknown names are no error."""
+    def detach(self, name: str, token: str) -> None:
+        """Stop serving a set that nobody reads any more; no error if it is not served.
+
+        A request that comes late finds another token, and ends nothing.
+        """
         with self._names.holding(name):
+            meta, served = self._sets.get(name, (None, None))
+            if meta is None or served is None or meta.token != token:
+                return
             with self._lock:
-                known = self._sets.pop(name, None)
-            if known is not None:
-                if not known[0].recording:
-                    self._pulls.end(known[0].device.device_id)
-                self._stop_serving(known[1])
+                del self._sets[name]
+            if not meta.recording:
+                self._pulls.end(meta.device.device_id)
+            self._stop_serving(served)
 
     def _stop_serving(self, served: Served) -> None:
         if isinstance(served, DeviceSet):
@@ -252,7 +270,9 @@ class FillService:
         Waits for no store: readers wait for the successor, and that for the end of this process.
         """
         self._dispatcher.close()
-        for _, served in self._sets.values():
+        with self._lock:  # a request under way may still bring a set
+            sets = [served for _, served in self._sets.values()]
+        for served in sets:
             if isinstance(served, FuseSet):
                 served.close()
         self._engine.close(wait=False)
@@ -287,6 +307,11 @@ class FillService:
             return  # it came off before
         except OSError as err:
             log.warning("mark_not_removed", device=meta.device.device_id, error=str(err))
+
+
+def _check_token(name: str, token: str | None, meta: DeviceMeta) -> None:
+    if token not in (None, meta.token):
+        raise SetReplaced(f"{name}: another set has this name by now")
 
 
 def _open_ready(meta: DeviceMeta, fd: int, opener: Callable[[DeviceSpec], ChunkTable]) -> ReadyMap:

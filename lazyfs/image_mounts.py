@@ -59,13 +59,13 @@ class MountBusy(Conflict):
 class _Entry:
     """One mounted image. ``uses`` and ``unused_since_s`` change under the books' lock.
 
-    ``uses`` has the read-ahead that each use asked for, the latest last.
+    The latest of ``uses`` is the last.
     """
 
     spec: MountSpec
     path: Path
     mount: ErofsMount
-    uses: list[int] = field(default_factory=list)
+    uses: list[MountedImage] = field(default_factory=list)
     unused_since_s: float = field(default_factory=time.monotonic)
     keep_marks: bool = False
 
@@ -76,7 +76,7 @@ class MountedImage:
     def __init__(self, mounts: ImageMounts, entry: _Entry, read_ahead_kib: int) -> None:
         self._mounts = mounts
         self._entry: _Entry | None = entry
-        self._read_ahead_kib = read_ahead_kib
+        self.read_ahead_kib = read_ahead_kib
         self.spec = entry.spec
         self.path = entry.path
 
@@ -84,7 +84,7 @@ class MountedImage:
         """Let go; a second call does nothing."""
         entry, self._entry = self._entry, None
         if entry is not None:
-            self._mounts.give_back(entry, self._read_ahead_kib)
+            self._mounts.give_back(entry, self)
 
     def __enter__(self) -> MountedImage:
         return self
@@ -190,10 +190,11 @@ class ImageMounts:
                     set_read_ahead(entry.mount, read_ahead_kib)
             finally:
                 self._unprepare(spec.manifest)
+            use = MountedImage(self, entry, read_ahead_kib)
             with self._lock:  # the last step: nothing can fail any more
-                entry.uses.append(read_ahead_kib)
+                entry.uses.append(use)
                 self._entries[spec.manifest] = entry
-        return MountedImage(self, entry, read_ahead_kib)
+        return use
 
     def _mount_new(self, spec: MountSpec, read_ahead_kib: int, *, keep_marks: bool) -> _Entry:
         blobs = self._stores.get(spec.store_url).blobs
@@ -238,23 +239,23 @@ class ImageMounts:
         if spec is not None:
             self._unclaim(spec)
 
-    def give_back(self, entry: _Entry, read_ahead_kib: int) -> None:
+    def give_back(self, entry: _Entry, use: MountedImage) -> None:
         """Note that one user is gone; unmount what has been idle longest beyond the limit."""
         with self._images.holding(entry.spec.manifest):
             with self._lock:
-                entry.uses.remove(read_ahead_kib)
+                entry.uses.remove(use)
                 entry.unused_since_s = time.monotonic()
                 latest = entry.uses[-1:]
-            for kib in latest:
+            for one in latest:
                 with suppress(OSError):  # reads of the uses that are left are slower or faster
-                    set_read_ahead(entry.mount, kib)
-        for one in self._surplus():
+                    set_read_ahead(entry.mount, one.read_ahead_kib)
+        for idle in self._surplus():
             try:
-                self.unmount(one.spec.manifest)
+                self.unmount(idle.spec.manifest)
             except MountBusy:
                 continue  # it stays, idle, until the next one goes
             except (HotstartError, OSError) as err:  # no matter of whoever lets go of another
-                log.warning("idle_mount_not_ended", path=one.path, reason=err)
+                log.warning("idle_mount_not_ended", path=idle.path, reason=err)
 
     def _surplus(self) -> list[_Entry]:
         with self._lock:

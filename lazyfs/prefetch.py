@@ -18,7 +18,7 @@ from typing import Any
 
 from hotstart.core.log import get_logger
 from lazyfs.device import Device, FrameMap
-from lazyfs.error_roots import root_name
+from lazyfs.error_roots import error_to_json
 from lazyfs.fill_engine import FillEngine
 from lazyfs.pieces import Task
 from lazyfs.plan_tasks import bundle_tasks, everything_tasks, trace_tasks
@@ -72,8 +72,7 @@ class PrefetchJob:
         return {
             "kind": self.kind,
             "done": self.done.is_set(),
-            "error": None if self.error is None else str(self.error),
-            "error_root": None if self.error is None else root_name(self.error),
+            "error": None if self.error is None else error_to_json(self.error),
             "tasks": self.tasks,
             "stored_bytes": self.stored_bytes,
             "elapsed_ms": round(self.elapsed_ms, 2),

@@ -106,8 +106,9 @@ def _bound_device(
 def _served(held: HandleSet, guard: KeeperGuard, worker: FillClient, undo: ExitStack) -> str:
     """Have the keeper hold a set and the worker serve it; return its name."""
     name = held.name
+    token = held.meta["token"]
     guard.put(held)
     undo.callback(guard.drop, name)
-    worker.attach(name)
-    undo.callback(worker.detach, name)
+    worker.attach(name, token)
+    undo.callback(worker.detach, name, token)
     return name

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
+from hotstart.core.errors import IntegrityError
 from hotstart.kernel.keeper_client import HandleSet
 from lazyfs.cache import Cache
 from lazyfs.device_handles import (
@@ -27,6 +29,17 @@ from lazyfs.name_locks import NameLocks
 from lazyfs.spec import DeviceSpec
 
 FANOTIFY, FUSE = "fanotify", "fuse"
+
+
+class DeviceDisagreed(IntegrityError):
+    """Two manifests say different things of one chunk table: at least one of them is wrong."""
+
+    def __init__(self, device_id: str) -> None:
+        super().__init__(
+            f"device {device_id[:12]} is in use, and another manifest says something else of its "
+            "size or chunk table: one of the two images is damaged"
+        )
+        self.device_id = device_id
 
 
 class ServedDevices:
@@ -45,14 +58,23 @@ class ServedDevices:
         self._claims: Counter[str] = Counter()
 
     def claim(self, spec: DeviceSpec) -> None:
-        """Have the device served until ``release``. Raises OSError, what the worker raises."""
+        """Have the device served until ``release``.
+
+        Raises OSError, what the worker raises, and DeviceDisagreed: one file has one size.
+        """
         name = device_set_name(spec.device_id)
         with self._locks.holding(spec.device_id):
-            if self._guard.get(name) is None:
-                self._guard.put(self._open(spec))
+            held = self._guard.get(name)
+            if held is not None and not self._claims[spec.device_id]:
+                self._end(held)  # it could not be ended when its last claim was given back
+                held = None
+            if held is None:
+                held = self._open(spec)
+                self._guard.put(held)
+            _check_agreed(spec, held)
             self._claims[spec.device_id] += 1
             try:
-                self._worker.attach(name)
+                self._worker.attach(name, held.meta["token"])
             except BaseException:
                 self._release(spec.device_id)
                 raise
@@ -89,18 +111,25 @@ class ServedDevices:
                 continue
             meta = DeviceMeta.from_json(held.meta)
             if meta.recording or not self._claims[meta.device.device_id]:
-                self._worker.detach(name)
+                self._worker.detach(name, meta.token)
                 self._guard.drop(name)
 
     def _release(self, device_id: str) -> None:
         self._claims[device_id] -= 1
         if self._claims[device_id] <= 0:
             del self._claims[device_id]
-            name = device_set_name(device_id)
-            try:
-                self._worker.detach(name)
-            finally:  # a worker that can't be told has copies of its own
-                self._guard.drop(name)
+            held = self._guard.get(device_set_name(device_id))
+            if held is not None:
+                self._end(held)
+
+    def _end(self, held: HandleSet) -> None:
+        """Let go of a set; one whose end the worker can't be told is held on to.
+
+        The worker would keep its copies, with a mark on the file: whatever opens the file from then
+        on raises an event at each write, and nobody answers.
+        """
+        self._worker.detach(held.name, held.meta["token"])
+        self._guard.drop(held.name)
 
     def _open(self, spec: DeviceSpec) -> HandleSet:
         if self.filler == FANOTIFY:
@@ -108,3 +137,10 @@ class ServedDevices:
         target = self._fuse_dir / spec.device_id
         target.mkdir(exist_ok=True)
         return open_fuse_device(self._cache, spec, target)
+
+
+def _check_agreed(spec: DeviceSpec, held: HandleSet) -> None:
+    """Raise DeviceDisagreed unless a set is of the same device; which store it is in may differ."""
+    served = DeviceMeta.from_json(held.meta).device
+    if replace(spec, store_url=served.store_url).to_json() != served.to_json():
+        raise DeviceDisagreed(spec.device_id)

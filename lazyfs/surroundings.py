@@ -8,7 +8,7 @@ surroundings of further misses are left alone. Thread-safe.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from hotstart.core.errors import HotstartError
@@ -50,9 +50,16 @@ class Surroundings:
         missed = Span(fault.first_page * PAGE, fault.pages * PAGE)
         window = self._around.window(device.device_id, missed, device.spec.pages * PAGE)
         with contextlib.suppress(HotstartError):  # the table's next part can't be read: so be it
-            for part in window.split(REQUEST_BYTES):
+            for part in _likeliest_first(window, missed):
                 if self._pool.unfinished > UNFINISHED:
                     return
                 chunks = device.table().between(part)
                 for task in self._claims.queue_surroundings(device, chunks, packs):
                     self._pool.submit(partial(self._run, task))
+
+
+def _likeliest_first(window: Span, missed: Span) -> Iterator[Span]:
+    """Yield a window in parts: from the miss onward, then what lies before it, nearest first."""
+    at = min(max(missed.offset, window.offset), window.end)
+    yield from Span(at, window.end - at).split(REQUEST_BYTES)
+    yield from reversed(list(Span(window.offset, at - window.offset).split(REQUEST_BYTES)))

@@ -16,8 +16,10 @@ import resource
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from hotstart.core.log import configure, get_logger
 from hotstart.kernel.keeper_client import KeeperClient
@@ -41,8 +43,8 @@ def operations(service: FillService) -> dict[str, Operation]:
 
     return {
         "ping": lambda _: "fill",
-        "attach": nothing(lambda r: service.attach(r["name"])),
-        "detach": nothing(lambda r: service.detach(r["name"])),
+        "attach": nothing(lambda r: service.attach(r["name"], r["token"])),
+        "detach": nothing(lambda r: service.detach(r["name"], r["token"])),
         "mounted": nothing(lambda r: service.mounted(r["name"])),
         "prefetch": lambda r: service.prefetch(r["devices"], r["plan"]),
         "job": lambda r: service.job(r["job"], r.get("wait_s", 0.0)),
@@ -99,7 +101,19 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    # An ordinary exit would let threads come back from a store into an interpreter that is gone.
+def run_to_end(argv: Sequence[str]) -> NoReturn:
+    """End the process with ``main``, whatever other threads are in; a failure is written down.
+
+    An ordinary exit would wait for threads, or let them come back from a store into an interpreter
+    that is gone.
+    """
+    try:
+        status = main(argv)
+    except Exception:
+        traceback.print_exc()
+        status = 1
     os._exit(status)
+
+
+if __name__ == "__main__":
+    run_to_end(sys.argv[1:])

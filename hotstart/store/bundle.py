@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from hotstart.core.digest import ChunkDigest
 from hotstart.core.span import PAGE
@@ -22,7 +23,7 @@ from hotstart.store import zstd_frame
 from hotstart.store.format_errors import FormatInvalid, check_version
 from hotstart.store.packs import chunk_digest, compress
 from hotstart.store.page_runs import MAX_PAGE, MAX_RUN_PAGES, Run, coalesce
-from hotstart.store.trace import Trace, TraceSpan
+from hotstart.store.trace import MAX_SPANS, Trace, TraceSpan
 
 __all__ = ["BundleIndex", "BundleIndexInvalid", "BundleWriter", "Frame", "Run"]
 
@@ -80,9 +81,10 @@ class BundleIndex:
     def as_trace(self) -> Trace:
         """Return which pages the frames bring, in order of use: for whoever doesn't believe them.
 
-        A trace is fetched chunk by chunk, each held to the digest in its device's chunk table.
+        A trace is fetched chunk by chunk, each held to the digest in its device's chunk table. It
+        has the first MAX_SPANS runs: what lies behind them is fetched when it is asked for.
         """
-        runs = (run for frame in self.frames for run in frame.runs)
+        runs = islice((run for frame in self.frames for run in frame.runs), MAX_SPANS)
         spans = tuple(TraceSpan(0, run.device, run.first_page, run.pages) for run in runs)
         return Trace(self.device_ids, spans)
 

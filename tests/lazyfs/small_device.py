@@ -110,7 +110,8 @@ class SmallDevice:
         ready = ReadyMap.open(path.with_suffix(".ready"), self.spec.device_id, self.spec.pages)
         fd = os.open(path, os.O_RDWR | os.O_CREAT)
         os.ftruncate(fd, len(self.content))
-        device = Device(self.spec, fd, ready, lambda spec: open_table(blobs, spec))
+        verified = path.with_suffix(".verified")
+        device = Device(self.spec, fd, ready, lambda spec: open_table(blobs, spec, verified))
         engine = FillEngine(Fetcher(pool), **options)
         try:
             yield engine, device

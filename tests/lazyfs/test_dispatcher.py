@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -103,6 +105,46 @@ def test_a_set_may_go_while_its_bytes_are_still_on_their_way(small, tmp_path):
         blobs.gate.set()
         wait_until(lambda: device.ready.missing(0, 1) < 0)
         assert device.counters.errors == 0
+
+
+class Plain:
+    """A group that is an event counter: each event is one more to serve."""
+
+    def __init__(self, closing=None):
+        self.group = os.eventfd(0)
+        self.served, self.begun = threading.Event(), threading.Event()
+        self._closing = closing
+
+    def take_over(self, reading):
+        reading(True)
+
+    def serve(self):
+        os.eventfd_read(self.group)
+        self.served.set()
+
+    def close(self):
+        self.begun.set()
+        if self._closing is not None:
+            assert self._closing.wait(20), "nobody let it be closed"
+        os.close(self.group)
+
+
+def test_a_set_that_takes_long_to_close_keeps_no_other_waiting():
+    """Closing waits for the disk when the device has just become complete."""
+    go_on = threading.Event()
+    slow, other, dispatcher = Plain(go_on), Plain(), Dispatcher()
+    dispatcher.add(slow)
+    dispatcher.add(other)
+    with ThreadPoolExecutor() as pool:
+        closing = pool.submit(dispatcher.remove, slow)
+        try:
+            assert slow.begun.wait(20)
+            os.eventfd_write(other.group, 1)
+            assert other.served.wait(5)
+            assert not closing.done()
+        finally:
+            go_on.set()
+    dispatcher.close()
 
 
 def test_a_closed_device_is_written_no_more(small, tmp_path):

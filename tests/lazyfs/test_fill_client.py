@@ -1,12 +1,25 @@
-"""An error of the fill worker's is of the same kind for whoever asked it."""
+"""A request outlives its worker, and an error of the worker's is of the same kind for who asked."""
+
+import contextlib
+import itertools
+import socket
+import threading
+import time
 
 import pytest
 
-from hotstart.core.errors import HotstartError, IntegrityError, NotFound, Unavailable, UserError
+from hotstart.core.errors import (
+    Conflict,
+    HotstartError,
+    IntegrityError,
+    NotFound,
+    Unavailable,
+    UserError,
+)
 from hotstart.store.blob_store import StoreDenied, StoreUnavailable
 from hotstart.store.format_errors import FormatVersionUnknown
 from lazyfs.control_server import ControlServer
-from lazyfs.fill_client import FillClient, FillRefused, PrefetchFailed
+from lazyfs.fill_client import FillClient, FillRefused, FillWorkerGone, PrefetchFailed
 from lazyfs.fill_service import SetUnknown
 from lazyfs.prefetch import PrefetchJob
 
@@ -46,6 +59,18 @@ def test_a_refusal_keeps_its_kind(worker, error, kind):
     assert str(error) in str(refused.value)
 
 
+def test_a_refusal_keeps_its_hint(worker):
+    client, failing, job = worker
+    failing.append(Conflict("it is in use", "stop its containers"))
+    with pytest.raises(Conflict) as refused:
+        client.ping()
+    assert refused.value.hint == "stop its containers"
+    job.end(StoreDenied("s3://b", "403"))
+    with pytest.raises(UserError) as failed:
+        client.wait(1)
+    assert failed.value.hint == StoreDenied("s3://b", "403").hint != ""
+
+
 @pytest.mark.parametrize(("error", "kind"), ERRORS[:4], ids=lambda value: type(value).__name__)
 def test_a_failed_prefetch_keeps_its_kind(worker, error, kind):
     client, _, job = worker
@@ -59,3 +84,54 @@ def test_a_prefetch_that_failed_oddly_is_called_so(worker):
     job.end(OSError("disk"))
     with pytest.raises(PrefetchFailed, match="disk"):
         client.wait(1)
+
+
+@contextlib.contextmanager
+def workers(path, answers, under_way_s):
+    """Give one answer a connection, as if each came from another worker."""
+
+    def serve():
+        for answer in answers:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            with client, client.makefile("rb") as lines:
+                lines.readline()
+                time.sleep(under_way_s)
+                client.sendall(answer)
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen(8)
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(20)
+
+
+GOOD = b'{"ok": true, "result": 7}\n'
+
+
+@pytest.mark.parametrize("first", [b"", GOOD[:9]], ids=["no-answer", "a-part"])
+def test_a_request_whose_worker_ends_under_it_is_asked_again(tmp_path, first):
+    """However long it was under way: only the time that nobody is there counts."""
+    with workers(tmp_path / "s", [first, GOOD], under_way_s=0.1):
+        assert FillClient(tmp_path / "s", away_s=0.05).warm("mem://") == 7
+
+
+def test_a_request_that_ends_every_worker_comes_to_an_end(tmp_path):
+    with (
+        workers(tmp_path / "s", itertools.repeat(b""), under_way_s=0),
+        pytest.raises(FillWorkerGone),
+    ):
+        FillClient(tmp_path / "s", away_s=0.05).ping()
+
+
+def test_a_worker_that_is_there_and_does_not_answer_is_not_asked_for_ever(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(1)
+        with pytest.raises(FillWorkerGone, match="no answer within"):
+            FillClient(tmp_path / "s")._ask("ping", 0.01)

@@ -1,18 +1,21 @@
 """How the fill worker takes up sets: those that it can't serve, those that take long."""
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from hotstart.core.run import run
 from hotstart.core.span import PAGE
 from hotstart.kernel.keeper_client import HandleSet
 from hotstart.store.ready_map import ReadyMap
 from hotstart.store.stack import Store
 from lazyfs.device_handles import KIND, DeviceMeta, device_set_name
 from lazyfs.fill_service import FillService, SetUnknown
+from lazyfs.fuse_set import FuseSet
 from lazyfs.journal import JournalVersionUnknown, create_journal
 from lazyfs.pulls import Pulls
 from lazyfs.stores import StorePool
@@ -51,7 +54,7 @@ def test_a_recording_of_a_device_that_is_not_served_is_refused_by_name(meta, tmp
     value = {**meta.to_json(), "fuse_target": fuse_target}
     service = refused_set(DeviceMeta.from_json(value), tmp_path, fds)
     with pytest.raises(SetUnknown):
-        service.attach("recording/r/x")
+        service.attach("recording/r/x", meta.token)
     assert are_closed(fds)
     service.close()
 
@@ -64,7 +67,7 @@ def test_a_set_whose_journal_is_of_another_version_is_closed_once(meta, tmp_path
     own = device_set_name(meta.device.device_id)
     service._sets[own] = meta, SimpleNamespace(device=None)
     with pytest.raises(JournalVersionUnknown):
-        service.attach("recording/r/x")
+        service.attach("recording/r/x", meta.token)
     assert are_closed(fds)
     service.close()
 
@@ -119,9 +122,9 @@ def test_a_device_that_is_verified_again_keeps_no_other_waiting_and_is_verified_
     service._stores = StorePool(lambda url: Store(url, stores[url].blobs, None))
     try:
         with ThreadPoolExecutor() as pool:
-            attaching = [pool.submit(service.attach, slow.name) for _ in range(3)]
+            attaching = [pool.submit(service.attach, slow.name, slow.meta.token) for _ in range(3)]
             arrived(slow.blobs, 1)
-            service.attach(quick.name)
+            service.attach(quick.name, quick.meta.token)
             assert quick.local_bytes(service) == VERIFIED_BYTES
             assert not any(one.done() for one in attaching)
             slow.blobs.gate.set()
@@ -132,3 +135,37 @@ def test_a_device_that_is_verified_again_keeps_no_other_waiting_and_is_verified_
     finally:
         slow.blobs.gate.set()
         service.close()
+
+
+def test_a_set_that_comes_while_the_worker_ends_does_not_keep_it_from_ending(meta, tmp_path):
+    service = FillService(ManySets([]), pulls=Pulls(tmp_path))
+
+    class Late(FuseSet):
+        def __init__(self):
+            pass
+
+        def close(self):
+            service._sets["late"] = meta, self
+
+    service._sets["first"] = service._sets["second"] = meta, Late()
+    service.close()
+    assert service._engine.demand._closed
+
+
+FAILING_MAIN = """
+import threading, time
+from lazyfs import worker
+
+def main(argv):
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    raise ZeroDivisionError("a bug")
+
+worker.main = main
+worker.run_to_end([])
+"""
+
+
+def test_a_worker_that_fails_waits_for_no_thread_of_its_own():
+    ended = run([sys.executable, "-c", FAILING_MAIN], check=False, timeout_s=20)
+    assert ended.status == 1
+    assert b"ZeroDivisionError: a bug" in ended.stderr

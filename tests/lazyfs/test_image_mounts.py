@@ -317,6 +317,18 @@ def test_the_latest_use_of_a_mount_says_how_far_it_reads_ahead_until_it_ends(tmp
         assert read_aheads(first) == {512}
 
 
+def test_of_two_uses_that_read_ahead_alike_the_one_that_ends_is_taken_away(tmp_path, image):
+    with running_node(tmp_path / "node") as node:
+        first, second, third = (
+            node.mounts.mount(image.spec, read_ahead_kib=kib) for kib in (512, 32, 512)
+        )
+        third.release()
+        assert read_aheads(first) == {32}
+        first.release()
+        assert read_aheads(second) == {32}
+        second.release()
+
+
 def test_a_mount_that_somebody_has_undone_by_hand_is_let_go_all_the_same(node, image):
     mounted = node.mounts.mount(image.spec, read_ahead_kib=64)
     run(["umount", str(mounted.path)])

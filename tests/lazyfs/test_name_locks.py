@@ -1,28 +1,40 @@
 """Long steps of one name: no other name waits for them, and two of the same name never overlap."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
+from hotstart.kernel.keeper_client import HandleSet
+from lazyfs.device_handles import KIND, DeviceMeta, device_set_name
 from lazyfs.name_locks import NameLocks
 from lazyfs.served_devices import FANOTIFY, ServedDevices
+from tests.lazyfs.node import wait_until
 from tests.lazyfs.small_device import SmallDevice
 
 
-def test_the_steps_of_one_name_never_overlap_and_no_lock_is_left():
-    locks, inside, most = NameLocks(), [], []
+def test_of_two_steps_of_one_name_the_second_waits_and_other_names_do_not():
+    locks, inside, go_on = NameLocks(), [], threading.Event()
 
-    def step(number):
-        name = f"n{number % 2}"
+    def step(label, name):
         with locks.holding(name):
-            inside.append(name)
-            most.append(inside.count(name))
-            inside.remove(name)
+            inside.append(label)
+            assert go_on.wait(20), "nobody let it through"
 
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(step, range(400)))
-    assert max(most) == 1
+    with ThreadPoolExecutor() as pool:
+        try:
+            steps = [pool.submit(step, "first", "a")]
+            wait_until(lambda: inside == ["first"])
+            steps.append(pool.submit(step, "second", "a"))
+            steps.append(pool.submit(step, "other", "b"))
+            wait_until(lambda: "other" in inside)
+            wait(steps, timeout=0.05)
+            assert inside == ["first", "other"]
+        finally:
+            go_on.set()
+        for one in steps:
+            one.result()
+    assert inside == ["first", "other", "second"]
     assert locks._held == set()
 
 
@@ -35,8 +47,18 @@ def test_a_step_that_fails_gives_its_lock_back():
 
 
 class Guard:
+    """Holds every set there is."""
+
+    def names(self, kind):
+        return []
+
+    def __init__(self, specs):
+        self._metas = {
+            device_set_name(spec.device_id): DeviceMeta(spec, "", "", "") for spec in specs
+        }
+
     def get(self, name):
-        return name
+        return HandleSet(name, KIND, self._metas[name].to_json())
 
 
 class Worker:
@@ -46,7 +68,7 @@ class Worker:
         self._slow = slow
         self.begun, self.go_on = threading.Event(), threading.Event()
 
-    def attach(self, name):
+    def attach(self, name, token):
         if self._slow in name:
             self.begun.set()
             assert self.go_on.wait(20), "nobody let it through"
@@ -58,7 +80,8 @@ def test_a_device_that_takes_long_to_attach_keeps_no_other_waiting(tmp_path):
         (tmp_path / str(seed)).mkdir()
         specs.append(SmallDevice(tmp_path / str(seed), seed=seed).spec)
     worker = Worker(specs[0].device_id)
-    devices = ServedDevices(None, Guard(), worker, FANOTIFY, tmp_path / "fuse")
+    devices = ServedDevices(None, Guard(specs), worker, FANOTIFY, tmp_path / "fuse")
+    devices.adopt(specs)
     with ThreadPoolExecutor() as pool:
         slow = pool.submit(devices.claim, specs[0])
         assert worker.begun.wait(20)

@@ -90,6 +90,47 @@ def test_a_wide_window_is_not_queued_all_at_once(device):
     surroundings.close()
 
 
+def test_what_follows_a_miss_is_queued_before_what_precedes_it(device):
+    """The window may be cut, and programs read on."""
+    asked, table = [], device.table()
+
+    class Noted:
+        packs = table.packs
+
+        def between(self, span):
+            asked.append(span)
+            return []
+
+    class Wide(ReadAround):
+        def window(self, *words):
+            return Span(0, 4 * REQUEST_BYTES + PAGE)
+
+    device.table = Noted
+    surroundings = Surroundings(Wide(), Claims(), lambda _: None)
+    surroundings.of(Fault(device, 2 * REQUEST_BYTES // PAGE, 1, lambda _: None, 0.0), table.packs)
+    wait_until(lambda: surroundings._pool.unfinished == 0)
+    surroundings.close()
+    assert [span.offset // REQUEST_BYTES for span in asked] == [2, 3, 4, 1, 0]
+    assert sum(span.length for span in asked) == 4 * REQUEST_BYTES + PAGE
+
+
+def test_what_a_bundle_brings_is_not_fetched_as_surroundings(small):
+    """Of the chunks that it brings whole; here of the one from page 20 on."""
+    plan = small.bundle([(20, 6)])
+    blobs = held(small, {plan.bundle})
+    with small.engine(blobs) as (engine, device):
+        job = prefetch(engine, device, plan)
+        arrived(blobs, 1)
+        table = device.table()
+        chunks = list(table.between(Span(16 * PAGE, 12 * PAGE)))
+        assert [chunk.device_offset // PAGE for chunk in chunks] == [16, 20, 24]
+        tasks = engine.claims.queue_surroundings(device, chunks, table.packs)
+        pieces = [piece for task in tasks for piece in task.pieces]
+        assert [piece.targets[0].first_page for piece in pieces] == [16, 24]
+        blobs.gate.set()
+        assert job.done.wait(20)
+
+
 def test_what_lies_around_a_miss_comes_with_it(small):
     with small.engine(around=ReadAround()) as (engine, device):
         assert Reader(engine, device, 5, 1).bytes() == expected(small, 5, 1)

@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotstart.core.span import PAGE
+from hotstart.store import bundle as bundle_format
+from hotstart.store import trace as trace_format
 from hotstart.store.bundle import BundleIndex, BundleWriter
 from hotstart.store.packs import decode_verified
 from hotstart.store.page_runs import PageSet, Run, coalesce
@@ -173,3 +175,16 @@ def test_a_run_must_bring_its_pages():
         BundleWriter((A,)).add(Run(0, 0, 2), bytes(PAGE))
     with pytest.raises(ValueError, match="bytes for"):
         BundleWriter((A,)).add(Run(1, 0, 1), bytes(PAGE))
+
+
+def test_a_bundle_of_more_runs_than_a_trace_has_spans_gives_the_first_of_them(monkeypatch):
+    writer = BundleWriter((A,), frame_bytes=PAGE)
+    for page in (10, 30, 20):
+        writer.add(Run(0, page, 1), bytes(PAGE))
+    _, index = writer.finish()
+    assert [span.first_page for span in index.as_trace().spans] == [10, 30, 20]
+    for module in (bundle_format, trace_format):
+        monkeypatch.setattr(module, "MAX_SPANS", 2)
+    found = index.as_trace()
+    assert [span.first_page for span in found.spans] == [10, 30]
+    assert Trace.decode(found.encode()) == found
