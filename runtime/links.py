@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import ipaddress
 import json
+import socket
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -169,7 +170,12 @@ def _configure_inside(network: Network) -> None:
 
 
 def _ip(commands: str) -> None:
-    run(["ip", "-batch", "-"], stdin=commands.encode(), timeout_s=_TIMEOUT_S)
+    try:
+        run(["ip", "-batch", "-"], stdin=commands.encode(), timeout_s=_TIMEOUT_S)
+    except CommandFailed as err:
+        # The last line says only where in the batch; what is before it says why.
+        why = "; ".join(err.stderr.strip().splitlines())
+        raise CommandFailed(err.argv, err.status, why) from err
 
 
 def _delete_link(link: str) -> None:
@@ -182,8 +188,8 @@ def _delete_link(link: str) -> None:
 
 
 def _host_links(prefix: str) -> list[str]:
-    names = [entry.name for entry in Path("/sys/class/net").iterdir()]
-    return [name for name in names if name.startswith(prefix)]
+    # Not /sys/class/net, which shows the namespace in which /sys was mounted.
+    return [name for _, name in socket.if_nameindex() if name.startswith(prefix)]
 
 
 def _routed() -> list[ipaddress.IPv4Network]:
