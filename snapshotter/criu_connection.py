@@ -1,9 +1,9 @@
 """CRIU's side of lazy pages: one connection a restore, on which userfaultfds arrive.
 
 Protocol (CRIU criu/uffd.c, send_uffd and lazy_pages_finish_restore): for each process a 32-bit pid
-in the process namespace of the container, then one byte that carries the descriptor; pid -1 for a
-zombie; and, when every process is complete, the word "RSTF". A connection that ends without that
-word is a restore that has failed.
+in the process namespace of the container, then one byte that carries the descriptor; for a zombie
+the pid is negative, and the descriptor (CRIU's own stdin) means nothing; and, when every process is
+complete, the word "RSTF". A connection that ends without that word is a restore that has failed.
 
 A message is first looked at (MSG_PEEK duplicates the descriptor), and taken out only once the
 keeper holds what was in it. So a page worker that dies in between leaves it to its successor.
@@ -22,7 +22,6 @@ from hotstart.core.errors import HotstartError
 
 SOCKET_NAME = "lazy-pages.socket"
 FINISHED = 0x52535446
-_ZOMBIE = -1
 _WORD = 4
 _FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 
@@ -91,9 +90,11 @@ def look(connection: socket.socket) -> Message | None:
         word = int.from_bytes(content[:_WORD], "little", signed=True)
         if word == FINISHED:
             return RestoreFinished()
-        if word != _ZOMBIE:
+        if word > 0 or len(content) <= _WORD:
             return _arrived(word, len(content), descriptors)
-        connection.recv(_WORD)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        take_process(connection)
 
 
 def take_process(connection: socket.socket) -> None:
@@ -107,7 +108,7 @@ def take_process(connection: socket.socket) -> None:
 def _arrived(pid: int, length: int, descriptors: list[int]) -> Arrived | None:
     if length <= _WORD:
         return None
-    if len(descriptors) != 1 or pid <= 0:
+    if len(descriptors) != 1:
         for descriptor in descriptors:
             os.close(descriptor)
         raise ProtocolBroken(f"lazy pages: process {pid} with {len(descriptors)} descriptors")

@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from hotstart.store.references import ReferenceName
 from hotstart.store.signing import NodeKey, SignatureForeign
 from runtime.bundle import read_config
 from runtime.capture import CaptureFailed
+from runtime.container_directory import running_process
 from runtime.container_spec import Volume
 from runtime.rehearsal import RehearsalFailed
 from runtime.restore import RestoreRefused
@@ -102,6 +104,25 @@ def test_an_images_own_user_is_kept_through_a_second_snapshot(tmp_path):
             assert restored.ask(path="/")["file"] == "count 3"
             process = read_config(restored.directory)["process"]
             assert process["user"]["uid"] == 1000
+
+
+def test_a_child_that_nobody_has_reaped_is_restored_as_one(node):
+    with node.container("parent") as container:
+        container.ask(path="/zombie")
+        wait_for(lambda: states_in(container) == ["Z"], "a zombie")
+        container.capture("parent", GOLDEN)
+    with node.restore("parent", "parent2") as restored:
+        assert states_in(restored) == ["Z"]
+        assert restored.ask(path="/")["count"] == 0
+
+
+def states_in(container):
+    """Return the states of the processes in a container but the first one's."""
+    first = running_process(container.directory).pid
+    children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+    return [
+        Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in children
+    ]
 
 
 def user_of(container):
