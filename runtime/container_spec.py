@@ -108,6 +108,11 @@ class Volume:
                 "choose a path outside /, /proc, /sys and /dev",
             )
 
+    @property
+    def frozen_as(self) -> str:
+        """What a snapshot says of it: where it was bound, with ``:ro`` if it was read-only."""
+        return self.container.rstrip("/") + (":ro" if self.read_only else "")
+
     @classmethod
     def parse(cls, text: str) -> Volume:
         """Read ``HOST:CONTAINER[:ro]``."""

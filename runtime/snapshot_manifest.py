@@ -57,7 +57,7 @@ def snapshot_config(
         hostname=spec.hostname or spec.name,
         ready=spec.ready,
         ports=tuple(port.container for port in spec.ports),
-        volumes=tuple(volume.container for volume in spec.volumes),
+        volumes=tuple(volume.frozen_as for volume in spec.volumes),
         memory_bytes=spec.memory_bytes,
         cpus=spec.cpus,
         stateful=True,

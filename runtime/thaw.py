@@ -144,15 +144,18 @@ def thaw(plan: ThawPlan, tools: ThawTools, phases: Phases, undo: ExitStack) -> T
 
 
 def check_volumes(spec: ContainerSpec, config: SnapshotConfig) -> None:
-    """Raise UserError unless exactly the volumes of the frozen container are given again."""
-    given = {volume.container.rstrip("/") for volume in spec.volumes}
-    missing = [path for path in config.volumes if path.rstrip("/") not in given]
+    """Raise UserError unless exactly the volumes of the frozen container are given again.
+
+    What was read-only is so again, and nothing else is: a restored mount has its frozen mode.
+    """
+    given = {volume.frozen_as for volume in spec.volumes}
+    missing = [volume for volume in config.volumes if volume not in given]
     if missing:
         raise UserError(
             f"{spec.name}: the snapshot had volumes at {', '.join(missing)}",
-            "give each again with -v HOST:CONTAINER",
+            "give each again with -v HOST:CONTAINER, or :ro after it where it was read-only",
         )
-    foreign = sorted(given - {path.rstrip("/") for path in config.volumes})
+    foreign = sorted(given - set(config.volumes))
     if foreign:
         raise UserError(
             f"{spec.name}: the snapshot had no volume at {', '.join(foreign)}",

@@ -53,6 +53,12 @@ def test_a_missing_volume_and_one_too_many_are_refused():
     check_volumes(ContainerSpec(name="web", volumes=given), snapshot().config)
     with pytest.raises(UserError, match="volumes at /data"):
         check_volumes(ContainerSpec(name="web"), snapshot().config)
+    for mode, frozen in ((True, "/data"), (False, "/data:ro")):
+        changed = (Volume("/host", "/data", read_only=mode),)
+        with pytest.raises(UserError, match=f"volumes at {frozen}"):
+            check_volumes(
+                ContainerSpec(name="web", volumes=changed), snapshot(volumes=(frozen,)).config
+            )
     more = (*given, Volume("/host", "/other"))
     with pytest.raises(UserError, match="no volume at /other"):
         check_volumes(ContainerSpec(name="web", volumes=more), snapshot().config)
