@@ -2,8 +2,9 @@
 
 Protocol (CRIU criu/uffd.c, send_uffd and lazy_pages_finish_restore): for each process a 32-bit pid
 in the process namespace of the container, then one byte that carries the descriptor; for a zombie
-the pid is negative, and the descriptor (CRIU's own stdin) means nothing; and, when every process is
-complete, the word "RSTF". A connection that ends without that word is a restore that has failed.
+its pid as a negative number, with or without such a byte, whose descriptor means nothing; and, when
+every process is complete, the word "RSTF". A connection that ends without that word is a restore
+that has failed.
 
 A message is first looked at (MSG_PEEK duplicates the descriptor), and taken out only once the
 keeper holds what was in it. So a page worker that dies in between leaves it to its successor.
@@ -18,16 +19,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hotstart.core.errors import HotstartError
-
 SOCKET_NAME = "lazy-pages.socket"
 FINISHED = 0x52535446
 _WORD = 4
 _FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-
-
-class ProtocolBroken(HotstartError):
-    """What arrives is not what CRIU sends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +66,7 @@ def listen(work_dir: Path) -> socket.socket:
 def look(connection: socket.socket) -> Message | None:
     """Return the next message without taking it out; None while it is incomplete.
 
-    Zombies are taken out and skipped. Raises ProtocolBroken.
+    Zombies are taken out and skipped.
     """
     while True:
         try:
@@ -85,16 +80,17 @@ def look(connection: socket.socket) -> Message | None:
         descriptors = _descriptors(ancillary)
         if not content:
             return ConnectionLost()
-        if len(content) < _WORD:
-            return None
         word = int.from_bytes(content[:_WORD], "little", signed=True)
-        if word == FINISHED:
-            return RestoreFinished()
-        if word > 0 or len(content) <= _WORD:
-            return _arrived(word, len(content), descriptors)
+        if len(content) >= _WORD and word > 0:
+            return RestoreFinished() if word == FINISHED else _arrived(word, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
-        take_process(connection)
+        if len(content) >= _WORD:
+            connection.recv(_WORD)
+        elif descriptors:
+            connection.recv(len(content))
+        else:
+            return None
 
 
 def take_process(connection: socket.socket) -> None:
@@ -105,14 +101,9 @@ def take_process(connection: socket.socket) -> None:
         os.close(descriptor)
 
 
-def _arrived(pid: int, length: int, descriptors: list[int]) -> Arrived | None:
-    if length <= _WORD:
-        return None
-    if len(descriptors) != 1:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        raise ProtocolBroken(f"lazy pages: process {pid} with {len(descriptors)} descriptors")
-    return Arrived(pid, descriptors[0])
+def _arrived(pid: int, descriptors: list[int]) -> Arrived | None:
+    """Return the process, once its descriptor is there too."""
+    return Arrived(pid, descriptors[0]) if descriptors else None
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
