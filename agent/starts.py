@@ -16,6 +16,7 @@ from typing import Any
 from agent.containers import Containers, Start
 from agent.long_call import CallPhases, LongCall
 from agent.records import ContainerRecord, HeldMount
+from agent.status import CallCancelled
 from agent.values import FallbackRule, StartReport
 from hotstart.core import canonical_json
 from hotstart.core.digest import Digest
@@ -150,7 +151,7 @@ class Starter:
                 bare = replace(spec, argv=None, env=(), workdir=None, user=None)
                 return self._restore(snapshot, bare, attempt)
             except HotstartError as err:
-                if isinstance(err, Conflict) or call.cancelled:
+                if isinstance(err, Conflict | CallCancelled) or call.cancelled:
                     raise
                 attempt.starts_cold(err)
         return self._cold(image, attempt)
@@ -191,7 +192,8 @@ class Starter:
         except HotstartError as err:
             if isinstance(err, NotFound):
                 require_image(attempt.store, snapshot)
-            if fallback == "forbid" or call.cancelled or not may_fall_back(snapshot, err):
+            given_up = call.cancelled or isinstance(err, CallCancelled)
+            if given_up or fallback == "forbid" or not may_fall_back(snapshot, err):
                 raise
             attempt.starts_cold(err)
             return self._cold_in_place_of(snapshot, attempt)
