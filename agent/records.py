@@ -33,8 +33,8 @@ class HeldMount:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerRecord:
     """One container. ``digest`` is what ``reference`` named at the start, an image or a snapshot;
-    ``image_digest`` is the image's manifest; ``start_key`` names how a cold start was asked for
-    (hex, empty after a restore). Times are nanoseconds since 1970.
+    ``image_digest`` is the image's manifest; ``start_key`` names how a start of the image was
+    asked for (hex, empty where a snapshot was). Times are nanoseconds since 1970.
     """
 
     spec: ContainerSpec

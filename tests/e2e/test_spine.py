@@ -251,6 +251,19 @@ def test_logs_follow_until_the_end(hotstart):
 
 
 @requires("criu", "userfaultfd_events")
+def test_a_snapshot_of_a_limited_replica_does_not_stand_for_an_unlimited_one(hotstart, port):
+    limit = ("--memory", "512m")
+    serve(hotstart, port)
+    plain = hotstart.ok("snapshot", "web", "-t", "plain:v1", "--stateless", "--json").document
+    # What was restored for a limited run stands for limited runs from then on.
+    assert serve(hotstart, port, *limit).document["container"]["digest"] == plain["digest"]
+    limited = hotstart.ok("snapshot", "web", "-t", "limited:v1", "--stateless", "--json").document
+    assert serve(hotstart, port).document["container"]["digest"] == plain["digest"]
+    hotstart.ok("stop", "web")
+    assert serve(hotstart, port, *limit).document["container"]["digest"] == limited["digest"]
+
+
+@requires("criu", "userfaultfd_events")
 @pytest.mark.parametrize("moment", ["my @criu", "exec { $criu"], ids=["before_it_joins", "in_it"])
 def test_a_restore_that_is_stopped_comes_to_nothing(hotstart, port, scratch, moment):
     """CRIU is held before it is in the container's control group, or when it is."""
