@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hotstart.kernel.pidfd import ProcessIdentity
 from tests.e2e.conftest import SLEEP, answers, ask, eventually
 from tests.requires import requires
 
@@ -203,7 +204,10 @@ def test_stop_all_ends_everything(hotstart, port, scratch):
     serve(hotstart, port)
     (scratch / "mnt").mkdir()
     hotstart.ok("mount", "shell:v1", scratch / "mnt")
+    agent = hotstart.ok("agent", "status", "--json").document["pid"]
     ended = hotstart.ok("agent", "stop", "--all", "--json").document
+    assert ProcessIdentity.of(agent) is None
+    assert not list((hotstart.root / "run").glob("*.sock"))
     assert ended["stopped_containers"] == 1
     assert not answers(port)
     assert not (scratch / "mnt").is_mount()
