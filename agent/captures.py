@@ -13,15 +13,15 @@ from typing import Any
 from agent.containers import Containers
 from agent.long_call import CallPhases, LongCall
 from agent.records import ContainerRecord
+from agent.stateless_names import stateless_name
 from agent.values import SnapshotReport, Statefulness
 from hotstart.core.digest import Digest
 from hotstart.core.errors import HotstartError, NotFound
 from hotstart.core.log import get_logger
 from hotstart.core.phases import Phases
 from hotstart.store.manifest import ImageManifest
-from hotstart.store.references import ReferenceName
 from hotstart.store.stack import Store
-from runtime.capture import Captured, Capturer, ProveStateless, Subject
+from runtime.capture import Captured, Capturer, NotEnded, ProveStateless, Subject
 from runtime.container_spec import ContainerSpec
 from runtime.rehearsal import ExpectedGolden
 from runtime.runc import NotRunning
@@ -83,20 +83,23 @@ class Captures:
         subject = self._subject(record)
         store = self._open_store(store_url)
         proof = NotedProof(self._prove)
-        captured = self._capturer(proof).capture(
-            subject,
-            store,
-            reference,
-            goldens=goldens,
-            statefulness=statefulness,
-            leave_running=leave_running,
-            progress=call,
-            phases=phases,
-        )
+        try:
+            captured = self._capturer(proof).capture(
+                subject,
+                store,
+                reference,
+                goldens=goldens,
+                statefulness=statefulness,
+                leave_running=leave_running,
+                progress=call,
+                phases=phases,
+            )
+        except NotEnded as err:
+            name_stateless(store, record, err.captured)
+            raise
         if not leave_running:
             self._containers.await_finish(container)
-        if not captured.config.stateful and record.start_key:
-            name_stateless(store, record, captured)
+        name_stateless(store, record, captured)
         reason = stateful_reason(record.spec, statefulness, proof.difference)
         return _report(captured, reason if captured.config.stateful else "", phases)
 
@@ -127,8 +130,11 @@ def stateful_reason(spec: ContainerSpec, statefulness: Statefulness, difference:
 
 
 def name_stateless(store: Store, record: ContainerRecord, captured: Captured) -> None:
-    """Let later runs of the same image, started the same way, find the snapshot."""
-    name = ReferenceName.stateless_of(Digest.parse(record.image_digest), Digest(record.start_key))
+    """Let later runs of the same image, started the same way, find a stateless snapshot."""
+    if captured.config.stateful or not record.start_key:
+        return
+    image, key = Digest.parse(record.image_digest), Digest(record.start_key)
+    name = stateless_name(image, key, record.spec)
     try:
         try:
             version: str | None = store.references.get(name).version

@@ -5,6 +5,9 @@ running, so whoever comes later can let go of it. One thread waits for each runn
 it ends, that thread lets go of everything, writes the record and wakes whoever waits. ``close``
 ends the threads and leaves containers as they are.
 
+A container that is stopped while it starts never becomes one: what runs of it is killed for as long
+as its start goes on, and its commit is refused.
+
 A name is free when its container has ended: its directory, log and status go when the name is
 used again. Locking: the table's lock is held for look-ups only, never while something blocks.
 """
@@ -19,10 +22,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from agent.container_errors import NameTaken, NoSuchContainer, StartGoesOn, StoppedAtStart
 from agent.records import ContainerRecord
 from agent.state import State
 from agent.values import ContainerView
-from hotstart.core.errors import Conflict, HotstartError, NotFound
+from hotstart.core.errors import Conflict, HotstartError
 from hotstart.core.log import get_logger
 from hotstart.kernel.cgroup import Group
 from runtime import containers as life
@@ -39,26 +43,15 @@ log = get_logger(__name__)
 HANDLES_LOST = "agent and keeper were both killed, so nobody served its files any more"
 OUT_OF_MEMORY = "out of memory: it reached its memory limit"
 
+_START_ENDS_S = 30.0
+_KILL_STEP_S = 0.05
+
 
 class PageSessions(Protocol):
     """What is used of the page client."""
 
     def close(self, session: str, *, force: bool = False) -> None:
         """Forget a session."""
-
-
-class NoSuchContainer(NotFound):
-    """No container of this root has this name."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"no container {name}", "see hotstart ps")
-
-
-class NameTaken(Conflict):
-    """A container of this name is there and has not ended."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"a container {name} runs already", "stop it, or choose another --name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +69,15 @@ class Tools:
 
 @dataclass(slots=True)
 class _Entry:
-    """One container in the table. ``finished`` is set once everything of it is let go."""
+    """One container in the table. ``finished`` is set once everything of it is let go.
+
+    ``stopping`` is set, under the table's lock, when a start is not to become a container any more.
+    """
 
     record: ContainerRecord
     directory: ContainerDirectory
     mounted: tuple[Mounted, ...] = ()
+    stopping: threading.Event = field(default_factory=threading.Event)
     finished: threading.Event = field(default_factory=threading.Event)
     watcher: threading.Thread | None = None
 
@@ -138,7 +135,7 @@ class Containers:
     def starting(self, record: ContainerRecord) -> Iterator[Start]:
         """Reserve the name and the directory for the block; without a commit all is undone.
 
-        Raises NameTaken.
+        Raises NameTaken; StoppedAtStart in place of whatever a stop has made fail.
         """
         entry = _Entry(record, ContainerDirectory.of(self._tools.root, record.name))
         self._reserve(entry)
@@ -147,14 +144,23 @@ class Containers:
             entry.directory.remove()
             entry.directory.create()
             yield start
+        except (HotstartError, OSError) as err:
+            if entry.stopping.is_set():
+                raise StoppedAtStart(record.name) from err
+            raise
         finally:
             if not start.committed:
-                with self._lock:
-                    self._entries.pop(record.name, None)
-                try:
-                    self._discard(entry)
-                finally:
-                    entry.finished.set()
+                self._give_up(entry)
+
+    def _give_up(self, entry: _Entry) -> None:
+        """Undo a start; the name is free once nothing of it is left."""
+        try:
+            self._discard(entry)
+        finally:
+            entry.record = entry.record.given_up(stopped=entry.stopping.is_set())
+            with self._lock:
+                self._entries.pop(entry.record.name, None)
+                entry.finished.set()
 
     def _reserve(self, entry: _Entry) -> None:
         with self._lock:
@@ -165,15 +171,23 @@ class Containers:
             self._entries[entry.record.name] = entry
 
     def commit(self, entry: _Entry, record: ContainerRecord, mounted: tuple[Mounted, ...]) -> None:
-        """Write what the container owns and begin to watch it."""
-        entry.record, entry.mounted = record, mounted
+        """Write what the container owns and begin to watch it. Raises StoppedAtStart."""
+        with self._lock:
+            entry.record, entry.mounted = record, mounted
+            if entry.stopping.is_set():
+                raise StoppedAtStart(record.name)
         self._tools.state.put_container(record)
         self._watch(entry)
 
     def stop(self, name: str, *, grace_s: float) -> ContainerView:
-        """End a container; return when its processes and its ports are gone. Idempotent."""
+        """End a container; return when its processes and its ports are gone. Idempotent.
+
+        One that still starts gets no grace, and nothing of it is left. Raises StartGoesOn.
+        """
         entry = self._find(name)
-        if not entry.finished.is_set():
+        if self._stops_at_start(entry):
+            self._await_given_up(entry)
+        elif not entry.finished.is_set():
             life.stop(
                 entry.directory,
                 self.group(name),
@@ -182,6 +196,23 @@ class Containers:
             )
             entry.finished.wait()
         return self._view(entry)
+
+    def _stops_at_start(self, entry: _Entry) -> bool:
+        """Have a start that isn't over come to nothing; False if it is."""
+        with self._lock:
+            if entry.record.stage == "starting":
+                entry.stopping.set()
+            return entry.stopping.is_set()
+
+    def _await_given_up(self, entry: _Entry) -> None:
+        """Block until a start is undone. Its processes are killed as they come."""
+        name = entry.record.name
+        log.info("start_stopped", container=name)
+        deadline = time.monotonic() + _START_ENDS_S
+        while not entry.finished.is_set():
+            self.group(name).kill()
+            if not entry.finished.wait(_KILL_STEP_S) and time.monotonic() > deadline:
+                raise StartGoesOn(name, _START_ENDS_S)
 
     def wait(self, name: str, alive: Callable[[], bool]) -> ContainerView:
         """Block until the container has ended and let go of everything, or nobody waits."""
@@ -354,9 +385,13 @@ class Start:
 
     def kill(self) -> None:
         """End what runs of it already; whoever waits for it to become ready then gives up."""
-        self._containers.group(self._entry.record.name).kill()
+        with suppress(HotstartError, OSError):  # a call's own end calls this, and nobody hears it
+            self._containers.group(self._entry.record.name).kill()
 
     def commit(self, record: ContainerRecord, mounted: tuple[Mounted, ...]) -> None:
-        """Make it a running container that owns what ``record`` says, and ``mounted``."""
+        """Make it a running container that owns what ``record`` says, and ``mounted``.
+
+        Raises StoppedAtStart.
+        """
         self._containers.commit(self._entry, record, mounted)
         self.committed = True

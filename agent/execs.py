@@ -56,6 +56,7 @@ def run_exec(
                 output(stream, data)
 
         call.on_cancel(execution.kill)
+        call.check()  # it may have come while the program was started
         started = execution.process
         readers = [
             _thread(_copy_out, "stdout", _pipe(started.stdout), pass_on),

@@ -20,6 +20,7 @@ from agent.client import AgentClient, socket_of
 from agent.values import FillerName
 from hotstart.core.errors import HotstartError, Unavailable, UserError
 from hotstart.core.run import DEVNULL, Process, spawn
+from hotstart.kernel.pidfd import ProcessIdentity
 
 LOCK_TAKEN_STATUS = 75
 """Exit status of an agent that finds the root locked by another (EX_TEMPFAIL, sysexits.h)."""
@@ -116,10 +117,15 @@ def ensure(
     return client, process is not None
 
 
-def await_end(root: Path, *, timeout_s: float = START_TIMEOUT_S) -> None:
-    """Block until no agent holds the lock of ``root``. Raises Unavailable after ``timeout_s``."""
+def await_end(
+    root: Path, process: ProcessIdentity | None = None, *, timeout_s: float = START_TIMEOUT_S
+) -> None:
+    """Block until no agent holds the lock of ``root``, and the ``process`` that did is gone.
+
+    Raises Unavailable after ``timeout_s``.
+    """
     deadline = time.monotonic() + timeout_s
-    while is_running(root):
+    while is_running(root) or (process is not None and process.alive):
         if time.monotonic() > deadline:
             raise Unavailable(f"the agent of {root} did not end within {timeout_s:g} s")
         time.sleep(_POLL_S)

@@ -329,10 +329,10 @@ class Node:
             raise errors[0]
         return len(names)
 
-    def _stop_quietly(self, name: str) -> HotstartError | None:
+    def _stop_quietly(self, name: str) -> HotstartError | OSError | None:
         try:
             self.parts.containers.stop(name, grace_s=GRACE_AT_END_S)
-        except HotstartError as err:
+        except (HotstartError, OSError) as err:
             log.warning("container_not_stopped", container=name, reason=err)
             return err
         return None

@@ -246,6 +246,7 @@ class Parts:
         self.networks.close(remove=True)
         self.images.unmount_all()
         self.guard.shutdown()
+        self.pages.path.unlink(missing_ok=True)  # a page worker leaves it to its successor
         self.primer.close()
         self.cgroup_parent.remove()
 

@@ -6,10 +6,13 @@ A record is *starting* until everything it owns is written into it, *running* fr
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from agent.container_errors import STOPPED_AT_START
 from agent.values import ContainerView
 from lazyfs.spec import MountSpec
 from runtime.container_spec import ContainerSpec
@@ -30,8 +33,8 @@ class HeldMount:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerRecord:
     """One container. ``digest`` is what ``reference`` named at the start, an image or a snapshot;
-    ``image_digest`` is the image's manifest; ``start_key`` names how a cold start was asked for
-    (hex, empty after a restore). Times are nanoseconds since 1970.
+    ``image_digest`` is the image's manifest; ``start_key`` names how a start of the image was
+    asked for (hex, empty where a snapshot was). Times are nanoseconds since 1970.
     """
 
     spec: ContainerSpec
@@ -70,6 +73,11 @@ class ContainerRecord:
             reason=reason or status.reason,
             finished_ns=status.finished_ns,
         )
+
+    def given_up(self, *, stopped: bool) -> ContainerRecord:
+        """Return the record of a container whose start failed, or was ``stopped``."""
+        killed = ContainerStatus("stopped", 0, 128 + signal.SIGKILL, "", time.time_ns())
+        return self.ended(killed, STOPPED_AT_START if stopped else "its start failed")
 
     def view(self, status: ContainerStatus | None) -> ContainerView:
         """Return what callers see; ``status`` is the kernel's word on one that is not ended."""

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.containers import Containers, Start
 from agent.long_call import CallPhases, LongCall
 from agent.records import ContainerRecord, HeldMount
+from agent.stateless_names import names_for, start_key
+from agent.status import CallCancelled
 from agent.values import FallbackRule, StartReport
-from hotstart.core import canonical_json
 from hotstart.core.digest import Digest
 from hotstart.core.errors import Conflict, HotstartError, NotFound, UserError
 from hotstart.core.log import get_logger
@@ -80,25 +82,13 @@ class _Attempt:
     phases: Phases
     fetched_before: Mapping[str, int]
     fallback_reason: str = ""
+    start_key: str = ""
 
     def starts_cold(self, reason: HotstartError) -> None:
         """Tell everybody why a cold start takes the place of a restore."""
         self.fallback_reason = str(reason)
         self.call.notify(f"{self.reference}: starts cold: {reason}")
         log.info("snapshot_not_used", reference=self.reference, reason=reason)
-
-
-def start_key(image: LoadedImage, spec: ContainerSpec) -> Digest:
-    """Return what names a way to start an image: command, environment, directory and user."""
-    process = resolve_process(spec, image.config)
-    value = {
-        "argv": list(process.argv),
-        "env": list(process.env),
-        "user": process.user,
-        "volumes": sorted(volume.container for volume in spec.volumes),
-        "workdir": process.workdir,
-    }
-    return Digest.of(canonical_json.encode(value))
 
 
 def refuse_limits(snapshot: LoadedSnapshot, spec: ContainerSpec) -> None:
@@ -143,6 +133,7 @@ class Starter:
         """Start a container from an image; return when it is ready."""
         attempt = self._attempt(store_url, reference, spec, background_fill, call)
         image = self._tools.cold.load(attempt.store, reference, attempt.phases)
+        attempt.start_key = start_key(image, spec).hex
         snapshot = None if no_snapshot else self._stateless(image, attempt)
         if snapshot is not None:
             try:
@@ -150,7 +141,7 @@ class Starter:
                 bare = replace(spec, argv=None, env=(), workdir=None, user=None)
                 return self._restore(snapshot, bare, attempt)
             except HotstartError as err:
-                if isinstance(err, Conflict) or call.cancelled:
+                if isinstance(err, Conflict | CallCancelled) or call.cancelled:
                     raise
                 attempt.starts_cold(err)
         return self._cold(image, attempt)
@@ -191,7 +182,8 @@ class Starter:
         except HotstartError as err:
             if isinstance(err, NotFound):
                 require_image(attempt.store, snapshot)
-            if fallback == "forbid" or call.cancelled or not may_fall_back(snapshot, err):
+            given_up = call.cancelled or isinstance(err, CallCancelled)
+            if given_up or fallback == "forbid" or not may_fall_back(snapshot, err):
                 raise
             attempt.starts_cold(err)
             return self._cold_in_place_of(snapshot, attempt)
@@ -206,10 +198,10 @@ class Starter:
 
     def _stateless(self, image: LoadedImage, attempt: _Attempt) -> LoadedSnapshot | None:
         """Return the stateless snapshot that may take the start's place, if all speaks for it."""
-        name = ReferenceName.stateless_of(image.digest, start_key(image, attempt.spec))
+        names = names_for(image.digest, Digest(attempt.start_key), attempt.spec)
         with attempt.phases.phase("snapshot_lookup"):
             try:
-                found = load_snapshot(attempt.store, str(name), trusted=self._tools.trusted())
+                found = self._first(names, attempt.store)
                 # Nobody knows the reserved name.
                 snapshot = replace(found, reference=f"the snapshot of {attempt.reference}")
                 require_memory(snapshot, attempt.spec.memory_bytes)
@@ -222,6 +214,14 @@ class Starter:
                 attempt.starts_cold(err)
                 return None
         return snapshot
+
+    def _first(self, names: Sequence[ReferenceName], store: Store) -> LoadedSnapshot:
+        """Return the first snapshot that is there. Raises NotFound for the last name."""
+        *others, last = names
+        for name in others:
+            with suppress(NotFound):
+                return load_snapshot(store, str(name), trusted=self._tools.trusted())
+        return load_snapshot(store, str(last), trusted=self._tools.trusted())
 
     def _refuse_clones(self, snapshot: LoadedSnapshot) -> None:
         digest = str(snapshot.manifest.descriptor().digest)
@@ -303,6 +303,7 @@ class Starter:
             route="restore",
             created_ns=time.time_ns(),
             argv=config.argv,
+            start_key=attempt.start_key,
         )
         with self._tools.containers.starting(record) as start:
             self._prepare(start, attempt)

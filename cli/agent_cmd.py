@@ -22,6 +22,7 @@ from cli.mount_cmd import FILLERS
 from cli.output import say, show, show_json
 from cli.settings import Settings
 from hotstart.core.errors import Conflict
+from hotstart.kernel.pidfd import ProcessIdentity
 
 
 @click.group("agent")
@@ -86,8 +87,9 @@ def stop(settings: Settings, everything: bool) -> None:
     if running or (everything and _left_something(settings)):
         # Containers of an agent that has ended are found again by starting it.
         with open_agent(settings) as client:
+            process = ProcessIdentity.of(client.status().pid)
             stopped = client.shutdown(everything=everything)
-        await_end(settings.root)
+        await_end(settings.root, process)
     if settings.json:
         show_json({"was_running": running, "stopped_containers": stopped})
     elif not running and not stopped:

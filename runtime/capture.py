@@ -69,14 +69,15 @@ class CaptureFailed(HotstartError):
 
 
 class NotEnded(HotstartError):
-    """The snapshot is published, but its container could not be ended."""
+    """The snapshot is published (``captured``), but its container could not be ended."""
 
-    def __init__(self, container: str, reason: str) -> None:
+    def __init__(self, container: str, reason: str, captured: Captured) -> None:
         super().__init__(
             f"{container}: the snapshot is published, but the container could not be ended and "
             f"goes on: {reason}"
         )
         self.reason = reason
+        self.captured = captured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +156,7 @@ class Capturer:
                 subject, store, name, files, expected, statefulness, progress, phases
             )
         if not leave_running:
-            _end(subject, runc)
+            _end(subject, runc, captured)
         return replace(captured, frozen_ms=frozen_ms)
 
     def _ask_goldens(
@@ -301,7 +302,7 @@ def _thaw(subject: Subject, runc: Runc) -> None:
         log.error("container_stays_frozen", container=name, reason=err)  # noqa: TRY400  # one line
 
 
-def _end(subject: Subject, runc: Runc) -> None:
+def _end(subject: Subject, runc: Runc, captured: Captured) -> None:
     """Kill the paused container; block until the monitor has noted its exit, for a while.
 
     Raises NotEnded; the container then goes on.
@@ -310,7 +311,7 @@ def _end(subject: Subject, runc: Runc) -> None:
         Group.named(read_config(subject.directory)["linux"]["cgroupsPath"]).kill()
     except (HotstartError, OSError) as err:
         _thaw(subject, runc)
-        raise NotEnded(subject.directory.name, str(err)) from err
+        raise NotEnded(subject.directory.name, str(err), captured) from err
     deadline = time.monotonic() + _END_S
     while not subject.directory.exit_file.exists() and time.monotonic() < deadline:
         time.sleep(0.005)

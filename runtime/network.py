@@ -5,17 +5,18 @@ host's end of each link has the same gateway address and a route to that one con
 container's end is ``eth0``. Namespaces are kept at ROOT/run/netns/, not /run/netns, so that roots
 live side by side and a private /run hides none of them.
 
-The pool keeps ``spare`` networks ready: ``acquire`` takes one at once and a thread makes the
-next, a moment later: whoever takes one is starting a container just now. ``release`` takes ports
-back before it returns and destroys the rest in that thread. A published port is held by a bound
-socket for as long as it is published, so that nobody else can take it and a port in use is refused.
-All methods may be called from any thread.
+The pool keeps ``spare`` networks ready: ``acquire`` takes one at once, and a thread makes the next
+once nobody has taken one for a moment: whoever takes one is starting a container just now.
+``release`` takes ports back before it returns and destroys the rest in that thread, meanwhile. A
+published port is held by a bound socket for as long as it is published, so that nobody else can
+take it and a port in use is refused. All methods may be called from any thread.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -53,6 +54,8 @@ class NetworkPool:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._ready: deque[Network] = deque()
         self._spare = spare
+        self._refill_at: float | None = 0.0
+        """When the next spare is made, on the monotonic clock; None: not before one is taken."""
         self._closing = threading.Event()
         kept = {network.slot: network for network in in_use}
         self._forwarded = {network.slot for network in kept.values() if network.ports}
@@ -63,7 +66,6 @@ class NetworkPool:
         self._set_up(list(kept.values()))
         self._worker = threading.Thread(target=self._work, name="network-pool", daemon=True)
         self._worker.start()
-        self._jobs.put(self._make_spare)
 
     def _set_up(self, in_use: list[Network]) -> None:
         self._plumber.remove_strangers()
@@ -80,7 +82,8 @@ class NetworkPool:
         """Return a network; release it in the end. Instant while spares last."""
         with self._lock:
             network = self._ready.popleft() if self._ready else None
-        self._jobs.put(self._refill)
+            self._refill_at = time.monotonic() + _CALM_S
+        self._jobs.put(_look_again)
         return network or self._plumber.build()
 
     def isolated(self) -> Network:
@@ -156,34 +159,45 @@ class NetworkPool:
             self._table.destroy()
             self._registry.release_subnet()
 
-    def _refill(self) -> None:
-        if self._wants_spare():
-            self._closing.wait(_CALM_S)
-            self._make_spare()
-
-    def _wants_spare(self) -> bool:
+    def _until_refill(self) -> float | None:
+        """Return for how many seconds no spare is to be made; None: until one is taken."""
         with self._lock:
-            return not self._closing.is_set() and len(self._ready) < self._spare
+            if self._closing.is_set() or len(self._ready) >= self._spare or self._refill_at is None:
+                return None
+            return max(0.0, self._refill_at - time.monotonic())
 
     def _make_spare(self) -> None:
-        if not self._wants_spare():
-            return
+        with self._lock:
+            due, self._refill_at = self._refill_at, None  # what fails is not tried over and over
         network = self._plumber.build()
         with self._lock:
             wanted = not self._closing.is_set()
             if wanted:
                 self._ready.append(network)
-        if wanted:
-            self._jobs.put(self._make_spare)
-        else:
+                self._refill_at = self._refill_at or due
+        if not wanted:
             self._plumber.destroy(network)
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        """Carry out jobs as they come; make a spare where nothing else is to be done."""
+        while True:
+            pause_s = self._until_refill()
+            try:
+                job = self._jobs.get(timeout=pause_s)
+            except queue.Empty:
+                if pause_s:
+                    continue  # somebody may have taken one since
+                job = self._make_spare
+            if job is None:
+                return
             try:
                 job()
             except (HotstartError, OSError) as err:
                 log.warning("network_job_failed", error=err)
+
+
+def _look_again() -> None:
+    """Wake the thread, which then sees when the next spare is due."""
 
 
 def _forwards(network: Network) -> list[Forward]:

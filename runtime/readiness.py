@@ -32,7 +32,7 @@ from runtime.container_directory import ContainerDirectory, running_process
 from runtime.execution import execute
 from runtime.links import Network
 from runtime.logs import last_lines
-from runtime.runc import Programs, Runc
+from runtime.runc import ProgramNotFound, Programs, Runc
 
 _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.02
@@ -170,12 +170,19 @@ def wait_ready(
     *,
     programs: Programs | None = None,
 ) -> None:
-    """Block until the probe succeeds. Raises NotReady on time-out and when the container ends."""
+    """Block until the probe succeeds. Raises NotReady on time-out and when the container ends.
+
+    A program that is not in the container is not waited for.
+    """
     wanted = parse_probe(probe)
     process = running_process(directory)
     if isinstance(wanted, ExecProbe):
         attempt = _exec_attempt(directory, wanted, programs or Programs.find())
-        reason = _poll(attempt, process, timeout_s, _LONGEST_EXEC_PAUSE_S)
+        try:
+            reason = _poll(attempt, process, timeout_s, _LONGEST_EXEC_PAUSE_S)
+        except ProgramNotFound as err:
+            # A container that ends may lose its root directory first.
+            reason = _ENDED if running_process(directory) is None else str(err)
     else:
         longest = _LONGEST_PAUSE_S
         reason = call_in_network(
@@ -245,11 +252,13 @@ def _exec_attempt(
     process = exec_process(directory, probe.argv)
 
     def attempt(timeout_s: float) -> str | None:
-        with execute(directory, runc, process) as execution:
-            try:
+        try:
+            with execute(directory, runc, process) as execution:
                 outcome = execution.communicate(timeout_s=timeout_s)
-            except HotstartError as err:
-                return str(err)
+        except ProgramNotFound:
+            raise
+        except (HotstartError, OSError) as err:
+            return str(err)
         if outcome.status == 0:
             return None
         said = outcome.stderr.decode(errors="replace").strip().splitlines()

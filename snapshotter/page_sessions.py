@@ -60,11 +60,17 @@ class PageSessions:
             return sorted(self._sessions)
 
     def open(self, spec: SessionSpec) -> None:
-        """Begin a session: when this returns, CRIU may connect. Raises Conflict for a known one."""
+        """Begin a session: when this returns, CRIU may connect.
+
+        Idempotent: a worker may end before it can answer, and its successor is asked again. Raises
+        Conflict for another session of that name.
+        """
         with self._lock:
             known = self._sessions.get(spec.session)
-            if known is not None and known.is_alive():
+        if known is not None and known.is_alive():
+            if known.spec != spec:
                 raise Conflict(f"page session {spec.session} exists already")
+            return
         work_dir = Path(spec.work_dir)
         _write_spec(work_dir, spec)
         holder = SessionHolder(self._keeper, spec.session, work_dir)

@@ -10,6 +10,7 @@ from agent import launch
 from agent.launch import NoAgent, NotRoot, await_end, connect, is_running
 from hotstart.core.errors import Unavailable
 from hotstart.core.run import run
+from hotstart.kernel.pidfd import ProcessIdentity
 
 
 @pytest.fixture
@@ -55,3 +56,9 @@ def test_an_agent_finds_its_packages_before_others(tmp_path):
     env = launch.agent_environment({"PYTHONPATH": "/other::src", "A": "b"})
     own = str(Path(launch.__file__).parents[1])
     assert env == {"PYTHONPATH": os.pathsep.join([own, "/other"]), "A": "b"}
+
+
+def test_an_agent_is_waited_for_until_its_process_is_gone(tmp_path):
+    """It lets go of its lock a moment earlier."""
+    with pytest.raises(Unavailable, match="did not end"):
+        await_end(tmp_path, ProcessIdentity.of(os.getpid()), timeout_s=0.05)

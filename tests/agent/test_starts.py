@@ -1,5 +1,6 @@
 """Which route a start takes, and what is said when it isn't the one that was hoped for."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from agent import starts
 from agent.long_call import LongCall
 from agent.starts import Starter, StartTools
+from agent.stateless_names import names_for, stateless_name
 from hotstart.core.digest import Digest
 from hotstart.core.errors import HotstartError
 from runtime.container_spec import ContainerSpec
@@ -116,3 +118,17 @@ def test_a_restore_that_does_not_fit_its_memory_limit_is_refused_before_anything
             call=call,
         )
     assert notices(call) == []
+
+
+def test_a_limited_container_never_takes_the_name_of_an_unlimited_one():
+    key, image = Digest.of(b"start"), Digest.of(b"image")
+    plain = ContainerSpec(name="web")
+    limited = replace(plain, memory_bytes=512 << 20)
+    assert stateless_name(image, key, limited) != stateless_name(image, key, plain)
+    higher = replace(limited, memory_bytes=1 << 30)
+    assert stateless_name(image, key, limited) == stateless_name(image, key, higher)
+    assert names_for(image, key, plain) == [stateless_name(image, key, plain)]
+    assert names_for(image, key, limited) == [
+        stateless_name(image, key, limited),
+        stateless_name(image, key, plain),
+    ]

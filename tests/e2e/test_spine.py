@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hotstart.kernel.pidfd import ProcessIdentity
 from tests.e2e.conftest import SLEEP, answers, ask, eventually
 from tests.requires import requires
 
@@ -203,7 +204,10 @@ def test_stop_all_ends_everything(hotstart, port, scratch):
     serve(hotstart, port)
     (scratch / "mnt").mkdir()
     hotstart.ok("mount", "shell:v1", scratch / "mnt")
+    agent = hotstart.ok("agent", "status", "--json").document["pid"]
     ended = hotstart.ok("agent", "stop", "--all", "--json").document
+    assert ProcessIdentity.of(agent) is None
+    assert not list((hotstart.root / "run").glob("*.sock"))
     assert ended["stopped_containers"] == 1
     assert not answers(port)
     assert not (scratch / "mnt").is_mount()
@@ -248,3 +252,55 @@ def test_logs_follow_until_the_end(hotstart):
                 "/bin/sh", "-c", "for i in 1 2 3; do echo $i; sleep 0.2; done")  # fmt: skip
     assert hotstart.ok("logs", "talker", "-f").out == "1\n2\n3\n"
     assert hotstart.ok("logs", "talker", "--tail", "1").out == "3\n"
+
+
+@requires("criu", "userfaultfd_events")
+def test_a_snapshot_of_a_limited_replica_does_not_stand_for_an_unlimited_one(hotstart, port):
+    limit = ("--memory", "512m")
+    serve(hotstart, port)
+    plain = hotstart.ok("snapshot", "web", "-t", "plain:v1", "--stateless", "--json").document
+    # What was restored for a limited run stands for limited runs from then on.
+    assert serve(hotstart, port, *limit).document["container"]["digest"] == plain["digest"]
+    limited = hotstart.ok("snapshot", "web", "-t", "limited:v1", "--stateless", "--json").document
+    assert serve(hotstart, port).document["container"]["digest"] == plain["digest"]
+    hotstart.ok("stop", "web")
+    assert serve(hotstart, port, *limit).document["container"]["digest"] == limited["digest"]
+
+
+@requires("criu", "userfaultfd_events")
+@pytest.mark.parametrize("moment", ["my @criu", "exec { $criu"], ids=["before_it_joins", "in_it"])
+def test_a_restore_that_is_stopped_comes_to_nothing(hotstart, port, scratch, moment):
+    """CRIU is held before it is in the container's control group, or when it is."""
+    serve(hotstart, port)
+    hotstart.ok("snapshot", "web", "-t", "quick:v1", "--stateless")
+    hold, begun, front = scratch / "hold", scratch / "begun", hotstart.root / "criu" / "criu"
+    hold.touch()
+    wait = f"open(my $b, '>', '{begun}'); select(undef, undef, undef, 0.05) while -e '{hold}'; "
+    front.write_text(front.read_text().replace(moment, wait + moment, 1))
+    restoring = hotstart.start("restore", "quick:v1", "-d", "--name", "a", "-p", f"{port}:8000")
+    eventually(begun.exists, "the restore")
+    stopping = hotstart.start("stop", "a")
+    log = hotstart.root / "agent.log"
+    eventually(lambda: "start_stopped" in log.read_text(), "the stop")
+    hold.unlink()
+    _, said = stopping.communicate(timeout=20)
+    assert stopping.returncode == 0, said
+    _, said = restoring.communicate(timeout=20)
+    assert restoring.returncode == 130, said
+    assert "it was stopped while it started" in said
+    assert "starts cold" not in said
+    hotstart.nothing_runs()
+    assert hotstart.names() == ["web"]
+    assert not answers(port)
+
+
+def test_a_cold_start_that_is_stopped_comes_to_nothing(hotstart):
+    starting = hotstart.start(
+        "run", "shell:v1", "-d", "--name", "slow", "--ready", "tcp:80", "--", *SLEEP
+    )
+    eventually((hotstart.root / "containers/slow/container.pid").exists, "the first process")
+    hotstart.ok("stop", "slow")
+    _, said = starting.communicate(timeout=20)
+    assert starting.returncode == 130
+    assert "it was stopped while it started" in said
+    assert hotstart.names() == []

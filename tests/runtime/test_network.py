@@ -263,6 +263,54 @@ def test_no_spare_is_made_while_whoever_took_one_is_starting(tmp_path, monkeypat
     assert list((tmp_path / "run" / "netns").iterdir()) == []
 
 
+def test_networks_are_destroyed_while_no_spare_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(network_module, "_CALM_S", 3600)
+    pool = NetworkPool(tmp_path, spare=1)
+    try:
+        wait_for(lambda: pool._ready, "the first spare")
+        taken = pool.acquire()
+        pool.release(taken)
+        wait_for(lambda: not taken.path.exists(), "the end of the network")
+    finally:
+        pool.close(remove=True)
+
+
+def test_the_calm_is_one_for_all_and_counts_from_the_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(network_module, "_CALM_S", 0.5)
+    pool = NetworkPool(tmp_path, spare=3)
+    try:
+        wait_for(lambda: len(pool._ready) == 3, "the first spares")
+        for _ in range(3):
+            pool.acquire()
+            time.sleep(0.3)
+        assert not pool._ready
+        began = time.monotonic()
+        wait_for(lambda: len(pool._ready) == 3, "three spares")
+        assert time.monotonic() - began < 1.2  # three calms would be 1.5 s
+    finally:
+        pool.close(remove=True)
+
+
+def test_a_spare_that_cannot_be_made_is_not_tried_over_and_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(network_module, "_CALM_S", 0.0)
+    pool = NetworkPool(tmp_path, spare=1)
+    tries = []
+
+    def build(*_, **__):
+        tries.append(True)
+        raise OSError("no more links")
+
+    try:
+        wait_for(lambda: pool._ready, "the first spare")
+        monkeypatch.setattr(pool._plumber, "build", build)
+        pool.acquire()
+        wait_for(lambda: tries, "the try")
+        time.sleep(0.2)
+        assert len(tries) == 1
+    finally:
+        pool.close(remove=True)
+
+
 def test_nothing_is_left(tmp_path):
     pool = NetworkPool(tmp_path, spare=2)
     network = pool.publish(pool.acquire(), [PortMapping(_free_port(), 80)])

@@ -1,9 +1,14 @@
 """Probes: what they take, what they wait for, what they say when it does not come."""
 
+import time
+
 import pytest
 
 from hotstart.core.errors import UserError
+from runtime import readiness
+from runtime.execution import execute
 from runtime.readiness import ExecProbe, HttpProbe, NotReady, TcpProbe, parse_probe, wait_ready
+from runtime.runc import RuncFailed
 
 
 @pytest.mark.parametrize(
@@ -95,3 +100,25 @@ def test_end_while_the_probe_waits_for_an_answer_is_noticed(start):
         pytest.raises(NotReady, match="it has ended with status 4"),
     ):
         wait_ready(container.directory, container.network, "http://localhost:8000/", 60)
+
+
+@pytest.mark.kernel
+def test_a_program_that_is_not_there_is_named_at_once(start):
+    began = time.monotonic()
+    with start("exec sleep 60") as container, pytest.raises(NotReady, match="NOSUCH"):
+        wait_ready(container.directory, container.network, "exec:NOSUCH", 60)
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.kernel
+def test_a_program_that_cannot_be_begun_this_time_is_tried_again(start, monkeypatch):
+    tries = iter([RuncFailed("one", "exec", "no memory"), OSError("no space")])
+
+    def execute_in_the_end(*arguments):
+        for error in tries:
+            raise error
+        return execute(*arguments)
+
+    monkeypatch.setattr(readiness, "execute", execute_in_the_end)
+    with start("exec sleep 60") as container:
+        wait_ready(container.directory, container.network, "exec:sh -c 'exit 0'", 20)

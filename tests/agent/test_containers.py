@@ -1,0 +1,126 @@
+"""What becomes of a container that is stopped while it starts."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from agent import containers as containers_module
+from agent.container_errors import STOPPED_AT_START, NameTaken, StoppedAtStart
+from agent.containers import Containers, Tools
+from agent.records import ContainerRecord
+from agent.state import State
+from hotstart.core.errors import HotstartError
+from runtime.container_spec import ContainerSpec
+
+RECORD = ContainerRecord(
+    spec=ContainerSpec(name="web"),
+    stage="starting",
+    store_url="file:///s",
+    reference="app:v1",
+    digest="",
+    image_reference="app:v1",
+    image_digest="",
+    route="cold",
+    created_ns=1,
+)
+
+
+class Mounted:
+    released = False
+
+    def release(self):
+        self.released = True
+
+
+class Node:
+    """Containers without processes: ``killed`` is set when they would have been ended."""
+
+    def __init__(self, root, monkeypatch):
+        self.killed = threading.Event()
+        self.state = State(root / "state.db")
+        monkeypatch.setattr(containers_module.life, "tear_down", lambda *_: None)
+        group = SimpleNamespace(child=lambda name: self)
+        programs = SimpleNamespace(runc="runc")
+        self.containers = Containers(Tools(root, self.state, programs, None, None, None, group))
+
+    def kill(self):
+        self.killed.set()
+
+    def stop(self, start):
+        """Stop the container beside what the caller does; return when that has begun."""
+
+        def stop():
+            self.view = self.containers.stop("web", grace_s=10)
+
+        self.stopping = threading.Thread(target=stop)
+        self.stopping.start()
+        assert self.killed.wait(10)
+
+
+@pytest.fixture
+def node(tmp_path, monkeypatch):
+    node = Node(tmp_path, monkeypatch)
+    yield node
+    node.containers.close()
+    node.state.close()
+
+
+def start_and(node, *steps):
+    """Start the container, and carry out ``steps`` before the start is over."""
+    with node.containers.starting(RECORD) as start:
+        for step in steps:
+            step(start)
+
+
+def fail(start):
+    raise HotstartError("the snapshot cannot be restored: it was killed")
+
+
+def test_a_start_that_is_stopped_is_refused_its_commit_and_lets_go_of_everything(node):
+    mounted = Mounted()
+    with pytest.raises(StoppedAtStart, match=STOPPED_AT_START):
+        start_and(node, node.stop, lambda start: start.commit(RECORD, (mounted,)))
+    node.stopping.join()
+    assert mounted.released
+    assert (node.view.state, node.view.reason) == ("stopped", STOPPED_AT_START)
+    assert node.containers.views() == []
+    assert node.state.containers() == {}
+
+
+def test_what_fails_for_a_stop_is_told_as_the_stop(node):
+    with pytest.raises(StoppedAtStart):
+        start_and(node, node.stop, fail)
+    node.stopping.join()
+
+
+def test_processes_that_come_after_the_stop_are_killed_too(node):
+    def await_another_kill(start):
+        node.killed.clear()
+        assert node.killed.wait(10)
+
+    with pytest.raises(StoppedAtStart):
+        start_and(node, node.stop, await_another_kill, fail)
+    node.stopping.join()
+
+
+def test_a_cancelled_call_whose_start_cannot_be_killed_hears_nothing_of_it(node):
+    def kill():
+        raise OSError("cgroup.procs")
+
+    node.kill = kill
+    start_and(node, lambda start: start.kill())
+
+
+def test_a_name_is_taken_until_its_start_is_undone(node, monkeypatch):
+    tried = []
+
+    def tear_down(*_):
+        with pytest.raises(NameTaken), node.containers.starting(RECORD):
+            pass
+        tried.append(True)
+
+    monkeypatch.setattr(containers_module.life, "tear_down", tear_down)
+    with pytest.raises(HotstartError), node.containers.starting(RECORD):
+        raise HotstartError("no")
+    assert tried
