@@ -41,7 +41,6 @@ from snapshotter.condemn import failure_of
 log = get_logger(__name__)
 
 HANDLES_LOST = "agent and keeper were both killed, so nobody served its files any more"
-OUT_OF_MEMORY = "out of memory: it reached its memory limit"
 
 _START_ENDS_S = 30.0
 _KILL_STEP_S = 0.05
@@ -358,7 +357,7 @@ class Containers:
         condemned = failure_of(entry.directory.criu) or entry.record.reason
         if condemned:
             return condemned
-        return OUT_OF_MEMORY if life.out_of_memory(self.group(entry.record.name)) else ""
+        return life.OUT_OF_MEMORY if life.out_of_memory(self.group(entry.record.name)) else ""
 
     def _discard(self, entry: _Entry) -> None:
         """Undo a start that came to nothing: processes, mounts, directory, record."""

@@ -27,17 +27,9 @@ from hotstart.core.errors import NotFound, UserError
     help="Request whose answer must be the same after a restore (JSON, repeats).",
 )
 @click.option(
-    "--stateless",
-    "statefulness",
-    flag_value="stateless",
-    help="A cold start is as good: it may take a restore's place.",
+    "--stateless", is_flag=True, help="A cold start is as good: it may take a restore's place."
 )
-@click.option(
-    "--stateful",
-    "statefulness",
-    flag_value="stateful",
-    help="A cold start never takes a restore's place.",
-)
+@click.option("--stateful", is_flag=True, help="A cold start never takes a restore's place.")
 @click.option("--leave-running", is_flag=True, help="Let the container go on afterwards.")
 @click.pass_obj
 def snapshot(
@@ -45,13 +37,17 @@ def snapshot(
     name: str,
     reference: str,
     goldens: tuple[Path, ...],
-    statefulness: Statefulness | None,
+    stateless: bool,
+    stateful: bool,
     leave_running: bool,
 ) -> None:
     """Capture a running container as REF, rehearse a restore of it, and publish it.
 
     The container is stopped unless --leave-running; if the capture fails it runs on.
     """
+    if stateless and stateful:
+        raise click.UsageError("a snapshot is --stateless or --stateful, not both")
+    declared: Statefulness = "stateless" if stateless else "stateful" if stateful else "prove"
     texts = [_golden(path) for path in goldens]
     with open_known_agent(settings, name) as client, progress() as sink:
         report = client.snapshot(
@@ -59,7 +55,7 @@ def snapshot(
             name,
             reference,
             goldens=texts,
-            statefulness=statefulness or "prove",
+            statefulness=declared,
             leave_running=leave_running,
             listener=Listener(sink, lambda text: say(f"hotstart: {text}")),
         )

@@ -36,6 +36,7 @@ from runtime.dev_shm import mount_dev_shm
 from runtime.image_access import CachePaths, Mounted
 from runtime.links import Network
 from runtime.loaded_image import LoadedImage, load_image
+from runtime.memory_end import telling_of_memory
 from runtime.network import NetworkPool
 from runtime.oci_spec import Process, resolve_process
 from runtime.readiness import parse_probe, wait_ready
@@ -249,8 +250,9 @@ class ColdStarter:
     def _wait_ready(
         self, spec: ContainerSpec, directory: ContainerDirectory, network: Network, phases: Phases
     ) -> None:
+        group = self._tools.cgroup_parent.child(directory.name)
         if spec.ready is not None:
-            with phases.phase("ready"):
+            with phases.phase("ready"), telling_of_memory(group):
                 wait_ready(
                     directory,
                     network,

@@ -27,6 +27,8 @@ log = get_logger(__name__)
 
 State = Literal["created", "running", "stopped"]
 
+OUT_OF_MEMORY = "out of memory: it reached its memory limit"
+
 LOST_STATUS = 255
 """What stands for the exit status of a container whose monitor was killed."""
 

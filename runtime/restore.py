@@ -30,6 +30,7 @@ from runtime.container_spec import ContainerSpec
 from runtime.image_access import CachePaths, Images, Mounted, Prefetcher
 from runtime.links import Network
 from runtime.loaded_snapshot import LoadedSnapshot, load_snapshot
+from runtime.memory_end import telling_of_memory
 from runtime.network import NetworkPool
 from runtime.thaw import ThawPlan, ThawTools, check_volumes, thaw
 from snapshotter.fingerprint import HostFingerprint
@@ -169,7 +170,8 @@ class Restorer:
             with phases.phase("publish"):
                 forwarded.result()
             if spec.ready is not None:
-                with phases.phase("ready"):
+                group = Group.named(plan.cgroup)
+                with phases.phase("ready"), telling_of_memory(group):
                     self._tools.wait_ready(directory, network, spec.ready, spec.ready_timeout_s)
             phases.mark("ready")
             undo.pop_all()

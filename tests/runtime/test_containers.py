@@ -9,8 +9,17 @@ from pathlib import Path
 import pytest
 
 from runtime import containers
-from runtime.containers import out_of_memory, signal_number, status, stop, takes_signal, wait
+from runtime.containers import (
+    out_of_memory,
+    signal_number,
+    status,
+    stop,
+    takes_signal,
+    wait,
+)
 from runtime.logs import LogKeeper, last_lines, pieces, read_log
+from runtime.memory_end import telling_of_memory
+from runtime.readiness import NotReady
 from runtime.runc import ProgramNotFound
 
 pytestmark = pytest.mark.kernel
@@ -128,6 +137,8 @@ def test_memory_limit_ends_the_container_and_says_why(start):
     with start(["busybox", "sh", "-c", script], memory_bytes=16 << 20) as container:
         wait(container.directory)
         assert out_of_memory(container.group)
+        with pytest.raises(NotReady, match="out of memory"), telling_of_memory(container.group):
+            raise NotReady("web", "it has ended", [])
 
 
 def test_limits_reach_the_kernel(start):
