@@ -42,6 +42,7 @@ from runtime.loaded_snapshot import (
     require_memory,
 )
 from runtime.oci_spec import resolve_process
+from runtime.readiness import parse_probe
 from runtime.restore import Restorer, may_fall_back
 
 log = get_logger(__name__)
@@ -191,6 +192,8 @@ class Starter:
     def _attempt(
         self, store_url: str, reference: str, spec: ContainerSpec, background_fill: bool, call: Call
     ) -> _Attempt:
+        if spec.ready is not None:
+            parse_probe(spec.ready)  # before a fallback could take it for the snapshot's fault
         phases = CallPhases(call)
         fetched = self._tools.fetched()
         store = self._tools.open_store(store_url)

@@ -76,14 +76,9 @@ def _volume(text: str) -> Volume:
     return Volume.parse(f"{Path(host).absolute() if host else ''}{colon}{rest}")
 
 
-_LAST_PORT = 65_535
-
-
 def _ready(text: str) -> str:
     """Check the kind of a readiness probe; the agent knows the rest."""
-    kind, _, rest = text.partition(":")
-    is_port = rest.isascii() and rest.isdigit() and 1 <= int(rest) <= _LAST_PORT
-    if text.startswith("http://") or kind == "exec" or (kind == "tcp" and is_port):
+    if text.startswith(("http://", "tcp:", "exec:")):
         return text
     raise UserError(f"not a readiness probe: {text[:80]!r}", "write http://…, tcp:PORT or exec:CMD")
 

@@ -10,7 +10,7 @@ from agent.long_call import LongCall
 from agent.starts import Starter, StartTools
 from agent.stateless_names import names_for, stateless_name
 from hotstart.core.digest import Digest
-from hotstart.core.errors import HotstartError
+from hotstart.core.errors import HotstartError, UserError
 from runtime.container_spec import ContainerSpec
 from runtime.loaded_snapshot import LoadedSnapshot, MemoryTooSmall
 
@@ -132,3 +132,13 @@ def test_a_limited_container_never_takes_the_name_of_an_unlimited_one():
         stateless_name(image, key, limited),
         stateless_name(image, key, plain),
     ]
+
+
+def test_a_probe_that_is_none_is_refused_before_a_cold_start_is_thought_of(starter):
+    call = LongCall()
+    spec = ContainerSpec(name="web", ready="tcp:99999")
+    with pytest.raises(UserError, match="not a readiness probe"):
+        starter.run(
+            "file:///s", "app:v1", spec=spec, no_snapshot=False, background_fill=False, call=call
+        )
+    assert notices(call) == []

@@ -70,7 +70,6 @@ def test_the_default_store_lies_in_the_root():
         ["run", "app", "--cpus", "inf"],
         ["run", "app", "--cpus", "nan"],
         ["run", "app", "--ready-timeout", "nan"],
-        ["run", "app", "--ready", "tcp:99999"],
         ["snapshot", "web", "-t", "x", "--stateless", "--stateful"],
         ["stop", "web", "--time", "nan"],
         ["logs", "web", "--tail", "99999999999"],
