@@ -91,7 +91,8 @@ def set_up(
         figures["store_bytes"] = store_bytes
     if options.figures:
         changed = preparation.rebuild_changed(tree, store, scratch, progress)
-        figures |= preparation.build_figures(built, changed).as_dict()
+        again = preparation.build_again(tree, scratch, progress, options.rounds)
+        figures |= preparation.build_figures(built, again, changed).as_dict()
     return Scene(
         scratch=scratch,
         tree=tree,
