@@ -198,11 +198,15 @@ _ENDED = "it has ended"
 def _poll(
     attempt: Attempt, process: ProcessIdentity | None, timeout_s: float, longest_s: float
 ) -> str | None:
-    """Try until success (None), the end of the process, or the time limit."""
+    """Try until success (None), the end of the process, or the time limit.
+
+    A try that the limit cuts short says less than the one before it.
+    """
     if process is None:
         return _ENDED
     deadline = time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S
+    told = ""
     with opened(process) as fd:
         while fd is not None:
             left = deadline - time.monotonic()
@@ -210,10 +214,11 @@ def _poll(
             if wrong is None:
                 return None
             left = deadline - time.monotonic()
+            told = wrong if left > 0 or not told else told
             if wait_fd(fd, min(pause_s, max(0.0, left))):
                 break
             if left <= 0:
-                return f"no success in {timeout_s:g} s ({wrong})"
+                return f"no success in {timeout_s:g} s ({told})"
             pause_s = min(pause_s * _BACK_OFF, longest_s)
     return _ENDED
 

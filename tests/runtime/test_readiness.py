@@ -1,10 +1,12 @@
 """Probes: what they take, what they wait for, what they say when it does not come."""
 
+import os
 import time
 
 import pytest
 
 from hotstart.core.errors import UserError
+from hotstart.kernel.pidfd import ProcessIdentity
 from runtime import readiness
 from runtime.execution import execute
 from runtime.readiness import ExecProbe, HttpProbe, NotReady, TcpProbe, parse_probe, wait_ready
@@ -122,3 +124,16 @@ def test_a_program_that_cannot_be_begun_this_time_is_tried_again(start, monkeypa
     monkeypatch.setattr(readiness, "execute", execute_in_the_end)
     with start("exec sleep 60") as container:
         wait_ready(container.directory, container.network, "exec:sh -c 'exit 0'", 20)
+
+
+def test_a_try_cut_short_by_the_limit_does_not_hide_what_the_one_before_it_said():
+    answers = iter(["ends with status 3", "ends with status 137"])
+
+    def attempt(_):
+        said = next(answers)
+        if "137" in said:
+            time.sleep(0.1)
+        return said
+
+    reason = readiness._poll(attempt, ProcessIdentity.of(os.getpid()), 0.1, 0.01)
+    assert reason == "no success in 0.1 s (ends with status 3)"
