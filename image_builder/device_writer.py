@@ -31,7 +31,7 @@ from image_builder.segments import (
     CutBatch,
     CutChunk,
     Segment,
-    in_batches,
+    batches_of,
     read_batch,
 )
 
@@ -145,7 +145,7 @@ class DeviceWriter:
         waiting: deque[Future[CutBatch]] = deque()
         readers = ThreadPoolExecutor(self._threads, "read-source")
         try:
-            for batch in in_batches(segments):
+            for batch in batches_of(segments):
                 waiting.append(readers.submit(read_batch, batch, self._pool, self._is_known))
                 if len(waiting) >= 2 * self._threads:
                     yield waiting.popleft().result()

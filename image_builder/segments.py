@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from hotstart.core.batching import in_batches
 from hotstart.core.digest import ChunkDigest
 from hotstart.store.blob_store import Writable
 from hotstart.store.chunker import AVERAGE, SMALL_AVERAGE, cut_points
@@ -130,18 +131,9 @@ class BufferPool:
                 self._free.append(view.obj)
 
 
-def in_batches(segments: Iterable[Segment]) -> Iterator[Sequence[Segment]]:
-    """Yield the segments in groups of about ``BATCH`` bytes; a longer segment is its own group."""
-    batch: list[Segment] = []
-    size = 0
-    for segment in segments:
-        if batch and size + segment.length > BATCH:
-            yield batch
-            batch, size = [], 0
-        batch.append(segment)
-        size += segment.length
-    if batch:
-        yield batch
+def batches_of(segments: Iterable[Segment]) -> Iterator[Sequence[Segment]]:
+    """Return the segments in groups of at most ``BATCH`` bytes; a longer one is its own group."""
+    return in_batches(segments, BATCH, lambda segment: segment.length)
 
 
 def read_batch(

@@ -7,8 +7,9 @@ into requests of about 1 MiB in the order of the bundle, which is the order of u
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from hotstart.core.batching import in_batches
 from hotstart.core.span import PAGE, Span
 from hotstart.store.bundle import Frame
 from hotstart.store.chunk_table import Chunk
@@ -29,7 +30,7 @@ def everything_tasks(engine: FillEngine, devices: Sequence[Device]) -> Iterator[
         if device.all_ready():
             continue
         table, position = device.table(), 0
-        for batch in _batches(table, PREFETCH_BYTES):
+        for batch in in_batches(table, PREFETCH_BYTES, _stored_length):
             if device.closed:
                 raise DeviceClosed(device.device_id)
             end = batch[-1].device_offset + batch[-1].length
@@ -44,7 +45,7 @@ def trace_tasks(engine: FillEngine, trace: Trace, devices: Mapping[str, Device])
     """Yield tasks for the chunks that the trace touched, in order of first touch."""
     known = [devices.get(device_id) for device_id in trace.device_ids]
     for device, chunks in _touched(trace, known):
-        for batch in _batches(chunks, TRACE_BATCH_BYTES):
+        for batch in in_batches(chunks, TRACE_BATCH_BYTES, _stored_length):
             yield from engine.claims.queue_chunks(device, batch, device.table().packs)
 
 
@@ -69,18 +70,8 @@ def _touched(trace: Trace, known: Sequence[Device | None]) -> Iterator[tuple[Dev
         yield current, chunks
 
 
-def _batches(chunks: Iterable[Chunk], limit: int) -> Iterator[list[Chunk]]:
-    """Group chunks so that a group holds about ``limit`` stored bytes."""
-    batch: list[Chunk] = []
-    size = 0
-    for chunk in chunks:
-        if batch and size + chunk.stored_length > limit:
-            yield batch
-            batch, size = [], 0
-        batch.append(chunk)
-        size += chunk.stored_length
-    if batch:
-        yield batch
+def _stored_length(chunk: Chunk) -> int:
+    return chunk.stored_length
 
 
 def bundle_tasks(

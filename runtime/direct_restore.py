@@ -48,6 +48,8 @@ class DirectRestore:
         self._programs = programs
         self._front = front
         self._directory = directory
+        self._config = read_config(directory)
+        self._group = Group.named(self._config["linux"]["cgroupsPath"])
 
     def prepare(self) -> bool:
         """Make the control group; False if this host can't, and nothing is left then.
@@ -56,13 +58,11 @@ class DirectRestore:
         """
         if not self._front.takes_orders:
             return False
-        linux = read_config(self._directory)["linux"]
-        group = Group.named(linux["cgroupsPath"])
         try:
-            make_limited(group, limits_of(linux["resources"]))
+            make_limited(self._group, limits_of(self._config["linux"]["resources"]))
         except (OSError, Unsupported) as err:
             log.warning("restores_through_runc", container=self._directory.name, reason=str(err))
-            group.remove()
+            self._group.remove()
             return False
         return True
 
@@ -78,13 +78,11 @@ class DirectRestore:
         return conmon.restore(dump, self._directory.criu)
 
     def _order(self, dump: Path, log_name: str) -> Order:
-        directory, config = self._directory, read_config(self._directory)
-        linux = config["linux"]
-        network = next(one for one in linux["namespaces"] if one["type"] == "network")
+        directory, config = self._directory, self._config
+        namespaces = config["linux"]["namespaces"]
+        network = next(one for one in namespaces if one["type"] == "network")
         return Order(
-            groups=[
-                group / "cgroup.procs" for group in Group.named(linux["cgroupsPath"]).directories()
-            ],
+            groups=[group / "cgroup.procs" for group in self._group.directories()],
             network=Path(network["path"]),
             config=Path(config["annotations"]["org.criu.config"]),
             dump=dump,
