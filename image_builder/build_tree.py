@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hotstart.core.progress import NullSink, ProgressSink
 from hotstart.core.span import PAGE, Span
 from hotstart.store import zstd_frame
+from hotstart.store.descriptor import Descriptor
 from hotstart.store.layers import DeviceDescriptor, bootstrap_descriptor
 from hotstart.store.stack import Store
 from image_builder.bootstrap import (
@@ -58,13 +59,12 @@ def build_tree(
     progress = progress or NullSink()
     files = list(_files(tree))
     placements = _placements(tree, files, options)
-    image, written = _write(tree, store, placements, options, progress, base)
-    stored = zstd_frame.compress(image)
-    bootstrap = bootstrap_descriptor(stored, image)
-    store.blobs.put(bootstrap.digest, stored)
+    with ThreadPoolExecutor(1, "beside-data") as beside:
+        counting = beside.submit(_input_bytes, files, placements)
+        bootstrap, written = _write(tree, store, placements, options, progress, base, beside)
     stats = BuildStats(
         files=len(files),
-        input_bytes=_input_bytes(files, placements),
+        input_bytes=counting.result(),
         uploaded_bytes=bootstrap.size + (written.uploaded_bytes if written else 0),
         new_chunks=written.new_chunks if written else 0,
         borrowed_chunks=written.borrowed_chunks if written else 0,
@@ -82,25 +82,30 @@ def _write(
     options: BuildOptions,
     progress: ProgressSink,
     base: Sequence[DeviceDescriptor],
-) -> tuple[bytes, WrittenDevice | None]:
-    """Store the device, if any file needs one, and return the bootstrap."""
+    beside: ThreadPoolExecutor,
+) -> tuple[Descriptor, WrittenDevice | None]:
+    """Store the device, if any file needs one, and the bootstrap, drafted ``beside`` the data."""
     by_node = {id(placement.node): placement for placement in placements}
     with_data = [placement for placement in placements if placement.runs]
     if not with_data:
-        return bytes(write_bootstrap(tree, by_node, ())), None
+        return _store_bootstrap(store, write_bootstrap(tree, by_node, ())), None
     chunks = BaseChunks(store.blobs, base)
     segments = plan_segments(with_data, _node_ids(tree, options.small_chunks_for))
-    with (
-        DeviceWriter(store.blobs, chunks, progress, options.threads) as writer,
-        ThreadPoolExecutor(1, "draft") as drafter,
-    ):
-        drafting = drafter.submit(BootstrapDraft, tree, by_node, device_count=1)
+    with DeviceWriter(store.blobs, chunks, progress, options.threads) as writer:
+        drafting = beside.submit(BootstrapDraft, tree, by_node, device_count=1)
         writer.take(segments, placements_total(with_data))
-        draft = drafting.result()
         written = writer.finish()
-    device = written.descriptor
-    slot = BootstrapDevice(device.device_id, device.size_bytes // PAGE)
-    return bytes(draft.finish([slot])), written
+        device = written.descriptor
+        slot = BootstrapDevice(device.device_id, device.size_bytes // PAGE)
+        bootstrap = _store_bootstrap(store, drafting.result().finish([slot]))
+    return bootstrap, written
+
+
+def _store_bootstrap(store: Store, image: bytearray) -> Descriptor:
+    stored = zstd_frame.compress(image)
+    bootstrap = bootstrap_descriptor(stored, image)
+    store.blobs.put(bootstrap.digest, stored)
+    return bootstrap
 
 
 def _files(tree: Tree) -> Iterator[_File]:

@@ -13,8 +13,8 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
+from types import TracebackType
 
 from hotstart.core.digest import ChunkDigest
 from hotstart.core.progress import Progress, ProgressSink
@@ -67,7 +67,7 @@ class BaseChunks:
 
 @dataclass(frozen=True, slots=True)
 class WrittenDevice:
-    """A device whose table and packs are in the store; counts of its chunks."""
+    """A device whose table is in the store and whose packs are on their way; its chunks' counts."""
 
     descriptor: DeviceDescriptor
     uploaded_bytes: int
@@ -86,7 +86,8 @@ class _Extent:
 class DeviceWriter:
     """Writes the device of one image: ``take`` once, then ``finish``, in a ``with`` block.
 
-    Leaving the block early stores nothing more; nothing refers to what was stored so far.
+    Leaving the block waits until everything is stored, and raises what storing it raised. Leaving
+    it early stores nothing more; nothing refers to what was stored so far.
     """
 
     def __init__(
@@ -100,16 +101,20 @@ class DeviceWriter:
         self._table: list[tuple[int, int, ChunkDigest]] = []
         self._extents: dict[tuple[ChunkDigest, ...], int] = {}
         self._pool = BufferPool()
-        self._stack = ExitStack()
-        self._packs = self._stack.enter_context(PackWriter(blobs))
+        self._packs = PackWriter(blobs)
         self._size = 0
         self._new = self._borrowed = self._repeated = 0
 
     def __enter__(self) -> DeviceWriter:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._packs.__exit__(kind, error, trace)
 
     def take(self, segments: Iterable[Segment], total_bytes: int) -> None:
         """Store the chunks of all segments; sets ``device_offset`` of all placements.
@@ -133,7 +138,7 @@ class DeviceWriter:
         self._progress.update(Progress("build", done, total_bytes, finished=True))
 
     def finish(self) -> WrittenDevice:
-        """Store the last packs and the chunk table. Raises what the store raises."""
+        """Store the chunk table; the last packs may be on their way. Raises what storing raises."""
         new_packs = self._packs.finish()
         device, content = self._encode_table(new_packs)
         self._blobs.put(device.table.digest, content)

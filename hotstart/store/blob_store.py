@@ -110,18 +110,12 @@ class BlobStore(Protocol):
         """Tell whether the blob is there."""
         ...
 
-    def put(self, digest: Digest, content: Writable) -> None:
+    def put(self, digest: Digest, content: Writable, *, is_checked: bool = False) -> None:
         """Store ``content``, durably and all at once; storing what is there already is no error.
 
         Raises DigestMismatch if ``content`` is not what ``digest`` names, StoreReadOnly or
-        StoreFull; a failed put leaves nothing visible.
-        """
-        ...
-
-    def add(self, content: Writable) -> Digest:
-        """Store ``content`` as ``put`` does, and return the digest that names it.
-
-        For large content whose digest nobody knows yet: the store hashes it.
+        StoreFull; a failed put leaves nothing visible. ``is_checked`` is for a caller who has just
+        computed the digest of these very bytes: they are not hashed again.
         """
         ...
 

@@ -63,7 +63,7 @@ class DeviceDescriptor:
         )
 
 
-def bootstrap_descriptor(stored: bytes, raw: bytes) -> Descriptor:
+def bootstrap_descriptor(stored: bytes, raw: bytes | bytearray) -> Descriptor:
     """Describe a bootstrap: ``stored`` is the zstd frame around ``raw``."""
     annotations = {
         media_types.RAW_SIZE: str(len(raw)),

@@ -41,15 +41,10 @@ class LimitingBlobs:
         with self._slots:
             return self._inner.has(digest)
 
-    def put(self, digest: Digest, content: Writable) -> None:
+    def put(self, digest: Digest, content: Writable, *, is_checked: bool = False) -> None:
         """Store ``content``, once a slot is free."""
         with self._slots:
-            self._inner.put(digest, content)
-
-    def add(self, content: Writable) -> Digest:
-        """Store ``content`` and return its digest, once a slot is free."""
-        with self._slots:
-            return self._inner.add(content)
+            self._inner.put(digest, content, is_checked=is_checked)
 
     def remove(self, digest: Digest) -> None:
         """Remove the blob, once a slot is free."""

@@ -5,9 +5,10 @@ barely compressible bytes costs more than moving them). Where a chunk lies is wr
 table only; a pack has no header.
 
 PackWriter lays chunks out in the order in which it is given them, so the same chunks give the same
-packs; compressing them is its callers' work, in as many threads as they like. A pack becomes a
-blob when it is full, and the last one in finish(). Leaving the ``with`` block by an exception
-stores nothing more; packs already stored are then blobs that nothing refers to.
+packs; compressing them is its callers' work, in as many threads as they like. A pack is named and
+becomes a blob when it is full, the last one in finish(); leaving the ``with`` block waits for the
+store. Leaving it by an exception stores nothing more; packs already stored are then blobs that
+nothing refers to.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from types import TracebackType
 
 from blake3 import blake3
 
-from hotstart.core.digest import ChunkDigest, DigestMismatch
+from hotstart.core.digest import ChunkDigest, Digest, DigestMismatch
 from hotstart.store import media_types, zstd_frame
 from hotstart.store.blob_store import BlobStore, Content, Writable
 from hotstart.store.descriptor import Descriptor
@@ -97,6 +98,14 @@ class _OpenPack:
     size: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Sealed:
+    """A full pack: ``named`` when its digest is known, ``stored`` when it is a blob."""
+
+    named: Future[Descriptor]
+    stored: Future[None]
+
+
 class PackWriter:
     """Lays stored chunks into packs and stores those. Thread-safe; the order is that of the calls.
 
@@ -111,7 +120,7 @@ class PackWriter:
         self._upload_slots = threading.Semaphore(_UPLOADS)
         self._free: list[mmap.mmap] = []
         self._open: _OpenPack | None = None
-        self._stored: list[Future[Descriptor]] = []
+        self._sealed: list[_Sealed] = []
         self._closed = False
 
     def __enter__(self) -> PackWriter:
@@ -124,6 +133,9 @@ class PackWriter:
         trace: TracebackType | None,
     ) -> None:
         self._close()
+        if error is None:
+            for pack in self._sealed:
+                pack.stored.result()
 
     def add(self, content: Writable) -> Placement:
         """Compress a chunk in this thread, lay it into a pack, and return where it lies."""
@@ -138,23 +150,22 @@ class PackWriter:
             if self._closed:
                 raise RuntimeError("the pack writer is closed")
             pack = self._pack_for(len(stored))
-            placement = Placement(len(self._stored), pack.size, len(stored), raw)
+            placement = Placement(len(self._sealed), pack.size, len(stored), raw)
             pack.size += len(stored)
             pack.buffer[placement.offset : pack.size] = stored
             return placement
 
     def finish(self) -> tuple[Descriptor, ...]:
-        """Store the last pack, and return all packs by their numbers.
+        """Return all packs by their numbers; the last ones may still be on their way.
 
-        Raises what storing a pack raised. No chunk may be added afterwards.
+        They are stored when the ``with`` block has been left, and only then may anything refer to
+        them. Raises what storing a pack has raised. No chunk may be added afterwards.
         """
         with self._lock:
             if self._open is not None:
                 self._seal(self._open)
             self._closed = True
-            packs = tuple(stored.result() for stored in self._stored)
-        self._close()
-        return packs
+            return tuple(pack.named.result() for pack in self._sealed)
 
     def _pack_for(self, length: int) -> _OpenPack:
         """Return the pack that takes the next ``length`` bytes."""
@@ -178,22 +189,24 @@ class PackWriter:
 
     def _seal(self, pack: _OpenPack) -> None:
         """Hand the open pack to the store; wait while too many are on their way."""
-        for stored in self._stored:
-            if stored.done():
-                stored.result()
+        for sealed in self._sealed:
+            if sealed.stored.done():
+                sealed.stored.result()
         self._open = None
         self._upload_slots.acquire()
-        self._stored.append(self._uploaders.submit(self._store, pack))
+        named: Future[Descriptor] = Future()
+        self._sealed.append(_Sealed(named, self._uploaders.submit(self._store, pack, named)))
 
-    def _store(self, pack: _OpenPack) -> Descriptor:
+    def _store(self, pack: _OpenPack, named: Future[Descriptor]) -> None:
         try:
             content = memoryview(pack.buffer)[: pack.size]
-            digest = self._blobs.add(content)
+            digest = Digest.of(content)
+            named.set_result(Descriptor(media_types.PACK, digest, pack.size))
+            self._blobs.put(digest, content, is_checked=True)
             # A request that the store has given up may read it still: then nobody writes there.
             with suppress(BufferError):
                 content.release()
                 self._free.append(pack.buffer)
-            return Descriptor(media_types.PACK, digest, pack.size)
         finally:
             self._upload_slots.release()
 

@@ -85,13 +85,9 @@ class RetryingBlobs:
         """Tell whether the blob is there."""
         return self._policy.call(lambda: self._inner.has(digest))
 
-    def put(self, digest: Digest, content: Writable) -> None:
+    def put(self, digest: Digest, content: Writable, *, is_checked: bool = False) -> None:
         """Store ``content``."""
-        self._policy.call(lambda: self._inner.put(digest, content))
-
-    def add(self, content: Writable) -> Digest:
-        """Store ``content`` and return its digest."""
-        return self._policy.call(lambda: self._inner.add(content))
+        self._policy.call(lambda: self._inner.put(digest, content, is_checked=is_checked))
 
     def remove(self, digest: Digest) -> None:
         """Remove the blob; absent after a lost answer means removed."""

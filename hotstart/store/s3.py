@@ -147,18 +147,10 @@ class S3Blobs:
         except BlobNotFound:
             return False
 
-    def put(self, digest: Digest, content: Writable) -> None:
+    def put(self, digest: Digest, content: Writable, *, is_checked: bool = False) -> None:
         """Store ``content``. See BlobStore."""
-        digest.check(content, "blob to be stored")
-        self._store(digest, content)
-
-    def add(self, content: Writable) -> Digest:
-        """Store ``content`` and return its digest. See BlobStore."""
-        digest = Digest.of(content)
-        self._store(digest, content)
-        return digest
-
-    def _store(self, digest: Digest, content: Writable) -> None:
+        if not is_checked:
+            digest.check(content, "blob to be stored")
         if not self._holds(digest, memoryview(content).nbytes):
             self._bucket.put(_BLOBS + digest.hex, content, part_bytes=_PART_BYTES)
 

@@ -39,13 +39,9 @@ class VerifyingBlobs:
         """Tell whether the blob is there."""
         return self._inner.has(digest)
 
-    def put(self, digest: Digest, content: Writable) -> None:
+    def put(self, digest: Digest, content: Writable, *, is_checked: bool = False) -> None:
         """Store ``content``; the backend checks it."""
-        self._inner.put(digest, content)
-
-    def add(self, content: Writable) -> Digest:
-        """Store ``content``; the backend names it."""
-        return self._inner.add(content)
+        self._inner.put(digest, content, is_checked=is_checked)
 
     def remove(self, digest: Digest) -> None:
         """Remove the blob."""

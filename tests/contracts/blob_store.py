@@ -48,17 +48,11 @@ class BlobStoreContract:
             blobs.put(Digest.of(content), content)
             assert bytes(blobs.read(Digest.of(content))) == bytes(content)
 
-    def test_add_names_what_it_stores(self, blobs):
+    def test_put_of_checked_bytes_stores_them(self, blobs):
         for number, kind in enumerate((bytes, bytearray, memoryview)):
             content = kind(b"%d" % number * 5000)
-            digest = blobs.add(content)
-            assert digest == Digest.of(content)
-            assert bytes(blobs.read(digest)) == bytes(content)
-
-    def test_add_of_what_is_there_is_no_error(self, blobs):
-        blobs.put(DIGEST, CONTENT)
-        assert blobs.add(CONTENT) == DIGEST
-        assert list(blobs.digests()) == [(DIGEST, len(CONTENT))]
+            blobs.put(Digest.of(content), content, is_checked=True)
+            assert bytes(blobs.read(Digest.of(content))) == bytes(content)
 
     def test_put_of_what_is_there_is_no_error(self, blobs):
         blobs.put(DIGEST, CONTENT)

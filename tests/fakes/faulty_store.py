@@ -65,11 +65,8 @@ class FaultyBlobs:
     def has(self, digest):
         return self._script.run(lambda: self.inner.has(digest))
 
-    def put(self, digest, content):
-        return self._script.run(lambda: self.inner.put(digest, content))
-
-    def add(self, content):
-        return self._script.run(lambda: self.inner.add(content))
+    def put(self, digest, content, *, is_checked=False):
+        return self._script.run(lambda: self.inner.put(digest, content, is_checked=is_checked))
 
     def remove(self, digest):
         return self._script.run(lambda: self.inner.remove(digest))

@@ -1,6 +1,8 @@
 """The directory store: the contracts, durability, and how each failure of the disk is named."""
 
 import errno
+import fcntl
+import mmap
 import multiprocessing
 import os
 import signal
@@ -153,6 +155,32 @@ def test_a_put_leaves_nothing_in_staging(store, tmp_path):
     store.blobs.put(DIGEST, CONTENT)
     store.references.swap(NAME, TARGET, None)
     assert os.listdir(tmp_path / "store" / "staging") == []
+
+
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_large_blobs_are_written_past_the_page_cache_if_they_are_aligned(
+    store, monkeypatch, skipped
+):
+    """A buffer that does not begin on a page is refused (EINVAL), and then takes the usual way."""
+    content = memoryview(mmap.mmap(-1, (2 << 20) + 100))[skipped:]
+    content[-5:] = b"final"
+    written = []
+    pwrite = os.pwrite
+
+    def watched(descriptor, piece, offset):
+        direct = bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT)
+        done = pwrite(descriptor, piece, offset)
+        written.append((direct, offset, done))
+        return done
+
+    monkeypatch.setattr(os, "pwrite", watched)
+    digest = Digest.of(content)
+    store.blobs.put(digest, content)
+    assert bytes(store.blobs.read(digest)) == bytes(content)
+    if skipped:
+        assert written == [(False, 0, len(content))]
+    else:
+        assert written == [(True, 0, 2 << 20), (False, 2 << 20, 100)]
 
 
 def test_only_old_leftovers_of_dead_writers_are_swept(store, tmp_path):

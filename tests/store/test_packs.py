@@ -29,7 +29,8 @@ CHUNKS = [
 def write(blobs, target_size=100_000):
     with PackWriter(blobs, target_size=target_size) as writer:
         placements = [writer.add(chunk) for chunk in CHUNKS]
-        return writer.finish(), placements
+        packs = writer.finish()
+    return packs, placements
 
 
 def test_every_chunk_is_where_its_placement_says():
@@ -60,9 +61,9 @@ def test_a_pack_keeps_its_bytes_though_its_buffer_is_used_again():
     stored = threading.Event()
 
     class Slow(MemoryBlobs):
-        def add(self, content):
+        def put(self, digest, content, **checked):
             assert stored.wait(10)
-            return super().add(content)
+            super().put(digest, content, **checked)
 
     blobs = Slow()
     with PackWriter(blobs, target_size=1000) as writer:
@@ -118,10 +119,30 @@ def test_no_chunk_makes_no_pack():
 
 
 def test_a_store_that_fails_fails_the_writer():
-    with PackWriter(FaultyBlobs(MemoryBlobs(), "timeout")) as writer:
-        writer.add(b"chunk")
-        with pytest.raises(StoreUnavailable):
+    def write_one():
+        with PackWriter(FaultyBlobs(MemoryBlobs(), "timeout")) as writer:
+            writer.add(b"chunk")
             writer.finish()
+
+    with pytest.raises(StoreUnavailable):
+        write_one()
+
+
+def test_packs_are_named_while_they_are_on_their_way_and_stored_when_the_block_is_left():
+    goes_on = threading.Event()
+
+    class Slow(MemoryBlobs):
+        def put(self, digest, content, **checked):
+            assert goes_on.wait(10)
+            super().put(digest, content, **checked)
+
+    blobs = Slow()
+    with PackWriter(blobs) as writer:
+        writer.add(b"chunk")
+        (pack,) = writer.finish()
+        assert not blobs.has(pack.digest)
+        goes_on.set()
+    assert blobs.has(pack.digest)
 
 
 def test_a_failed_upload_stops_a_long_writer_early():

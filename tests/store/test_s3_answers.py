@@ -187,7 +187,8 @@ def test_an_upload_that_fails_half_sent_says_what_the_store_said():
     answers = [Answer(404), Answer(503, early=True)]
     with answering(*answers) as (endpoint, _):
         blobs = opened(endpoint, attempts=1).blobs
-        with PackWriter(blobs, target_size=len(PACK)) as writer:
-            writer.append(PACK, raw=True)
-            with pytest.raises(StoreUnavailable):
-                writer.finish()
+        writer = PackWriter(blobs, target_size=len(PACK))
+        writer.append(PACK, raw=True)
+        writer.finish()
+        with pytest.raises(StoreUnavailable):
+            writer.__exit__(None, None, None)
