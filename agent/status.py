@@ -115,5 +115,10 @@ def rebuild(error: grpc.RpcError, where: str) -> HotstartError:
     if call.code() is grpc.StatusCode.CANCELLED:
         return CallCancelled("the call was cancelled; what it had done is undone")
     if call.code() is grpc.StatusCode.UNAVAILABLE:
+        if "failed to connect" not in str(call.details()):
+            return Unavailable(
+                f"the agent at {where} ended during the call ({call.details()}); "
+                "give the command again, and see agent.log"
+            )
         return Unavailable(f"no answer from the agent at {where}: {call.details()}")
     return AgentFailed(f"the agent at {where} failed the call: {call.details()}")

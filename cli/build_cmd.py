@@ -8,6 +8,7 @@ import click
 
 from cli.command import HotstartCommand
 from cli.output import progress, say, show, show_json, size
+from cli.parameters import env_option
 from cli.settings import Settings
 from hotstart.core.errors import NotFound
 from hotstart.store.stack import open_store
@@ -25,7 +26,7 @@ from image_builder.options import BuildOptions, BuildResult
     metavar="WORD",
     help="One word of the command (repeats, may be empty); clears the entrypoint.",
 )
-@click.option("--env", multiple=True, metavar="K=V", help="Set a variable (repeats).")
+@env_option
 @click.option("--workdir", metavar="DIR", help="Working directory of the command.")
 @click.option("--user", metavar="U[:G]", help="User of the command, name or number.")
 @click.option("--base", metavar="REF", help="Upload only chunks that this image lacks.")

@@ -15,7 +15,7 @@ import click
 
 from cli.command import Entry, LazyGroup, global_flags
 from cli.exit_codes import BUG, INTERRUPTED, OK, USAGE
-from cli.output import report_error, say, show_json
+from cli.output import report_error, say, show_error
 from cli.settings import Settings
 from hotstart.core.errors import HotstartError
 
@@ -98,7 +98,8 @@ def _usage(error: click.UsageError, *, as_json: bool) -> int:
     say(f"hotstart: {error.format_message()} (see {where} --help)")
     if as_json:
         message = error.format_message()
-        show_json({"error": {"code": USAGE, "kind": "usage", "message": message, "hint": ""}})
+        kind = type(error).__name__
+        show_error(code=USAGE, kind="usage", error_class=kind, message=message, hint="")
     return USAGE
 
 

@@ -78,18 +78,15 @@ def report_error(error: BaseException, *, as_json: bool) -> int:
     message = str(error) or type(error).__name__
     say(f"hotstart: {message}" + (f"; {hint}" if hint else ""))
     if as_json:
-        show_json(
-            {
-                "error": {
-                    "code": row.code,
-                    "kind": row.kind,
-                    "class": type(error).__name__,
-                    "message": message,
-                    "hint": hint,
-                }
-            }
-        )
+        kind = type(error).__name__
+        show_error(code=row.code, kind=row.kind, error_class=kind, message=message, hint=hint)
     return row.code
+
+
+def show_error(*, code: int, kind: str, error_class: str, message: str, hint: str) -> None:
+    """Write the error document to stdout."""
+    fields = {"code": code, "kind": kind, "class": error_class, "message": message, "hint": hint}
+    show_json({"error": fields})
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from runtime.container_spec import (
     Volume,
     generate_name,
     parse_memory,
+    parse_variable,
 )
 
 Value = TypeVar("Value")
@@ -82,6 +83,14 @@ def _ready(text: str) -> str:
         return text
     raise UserError(f"not a readiness probe: {text[:80]!r}", "write http://…, tcp:PORT or exec:CMD")
 
+
+env_option = click.option(
+    "--env",
+    multiple=True,
+    metavar="K=V",
+    type=Parsed("variable", parse_variable),
+    help="Set a variable (repeats).",
+)
 
 _MOST_CPUS = 1 << 20
 """What a snapshot's configuration takes too."""

@@ -21,7 +21,7 @@ from cli.agents import open_agent
 from cli.command import HotstartCommand
 from cli.container_cmd import write_piece
 from cli.output import plain, progress, say, show, show_json
-from cli.parameters import Wish, container_options, wish_of, with_process
+from cli.parameters import Wish, container_options, env_option, wish_of, with_process
 from cli.settings import Settings
 from hotstart.core.errors import NotFound
 from runtime.container_spec import ContainerSpec
@@ -31,7 +31,7 @@ from runtime.container_spec import ContainerSpec
 @click.argument("reference")
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED)
 @container_options
-@click.option("--env", multiple=True, metavar="K=V", help="Set a variable (repeats).")
+@env_option
 @click.option("--workdir", metavar="DIR", help="Working directory.")
 @click.option("--user", metavar="U[:G]", help="User, name or number.")
 @click.option("--hostname", metavar="H", help="Host name inside.")

@@ -151,7 +151,8 @@ class ContainerSpec:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        _check_environment(self.env)
+        for entry in self.env:
+            parse_variable(entry)
         _check_words(self)
         _check_limits(self)
         _check_distinct([(p.listen_address, p.host) for p in self.ports], "port", "published")
@@ -179,11 +180,12 @@ class ContainerSpec:
         )
 
 
-def _check_environment(env: Sequence[str]) -> None:
-    for entry in env:
-        name, equals, value = entry.partition("=")
-        if not name or not equals or "\0" in value or "\0" in name:
-            raise UserError(f"not an environment entry: {entry[:80]!r}", "write KEY=VALUE")
+def parse_variable(text: str) -> str:
+    """Return ``text`` if it is KEY=VALUE. Raises UserError."""
+    name, equals, value = text.partition("=")
+    if not name or not equals or "\0" in value or "\0" in name:
+        raise UserError(f"not an environment entry: {text[:80]!r}", "write KEY=VALUE")
+    return text
 
 
 def _check_words(spec: ContainerSpec) -> None:

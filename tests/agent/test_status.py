@@ -86,9 +86,16 @@ def test_the_end_of_a_long_message_travels():
 
 
 def test_a_silent_socket_is_unavailable():
-    back = rebuild(Broken(grpc.StatusCode.UNAVAILABLE), "/r/agent.sock")
+    silent = Broken(grpc.StatusCode.UNAVAILABLE, details="failed to connect to all addresses")
+    back = rebuild(silent, "/r/agent.sock")
     assert isinstance(back, errors.Unavailable)
-    assert "/r/agent.sock" in str(back)
+    assert "no answer from the agent at /r/agent.sock" in str(back)
+
+
+def test_an_agent_that_dies_during_a_call_is_named_as_such():
+    back = rebuild(Broken(grpc.StatusCode.UNAVAILABLE, details="Socket closed"), "/r/agent.sock")
+    assert isinstance(back, errors.Unavailable)
+    assert "/r/agent.sock ended during the call" in str(back)
 
 
 def test_a_cancelled_call_says_so():

@@ -65,6 +65,7 @@ def test_the_default_store_lies_in_the_root():
         ["run", "app", "-p", "0:80"],
         ["run", "app", "-v", "/only-one"],
         ["run", "app", "--ready", "ftp://x"],
+        ["run", "app", "--env", "FOO"],
         ["run", "app", "--memory", "much"],
         ["run", "app", "--memory", "99999999999t"],
         ["run", "app", "--cpus", "inf"],
@@ -85,7 +86,9 @@ def test_wrong_command_lines_end_with_2_and_one_sentence(words, capsys):
     assert status == 2
     assert len(err.strip().splitlines()) == 1
     if out:
-        assert json.loads(out)["error"]["kind"] == "usage"
+        error = json.loads(out)["error"]
+        assert error["kind"] == "usage"
+        assert sorted(error) == ["class", "code", "hint", "kind", "message"]
 
 
 def test_a_mistyped_command_is_named(capsys):
