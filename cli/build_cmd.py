@@ -30,6 +30,7 @@ from image_builder.options import BuildOptions, BuildResult
 @click.option("--workdir", metavar="DIR", help="Working directory of the command.")
 @click.option("--user", metavar="U[:G]", help="User of the command, name or number.")
 @click.option("--base", metavar="REF", help="Upload only chunks that this image lacks.")
+@click.option("--trace", metavar="REF", help="Lay out first what starts of this image touched.")
 @click.option("--platform", metavar="OS/ARCH", help="Choose from a multi-platform image.")
 @click.pass_obj
 def build(
@@ -41,6 +42,7 @@ def build(
     workdir: str | None,
     user: str | None,
     base: str | None,
+    trace: str | None,
     platform: str | None,
 ) -> None:
     """Build an image from SOURCE and name it.
@@ -53,6 +55,7 @@ def build(
         workdir=workdir,
         user=user,
         base=base,
+        trace=trace,
         platform=platform,
     )
     store = open_store(settings.store_url)

@@ -21,7 +21,7 @@ from hotstart.store.bundle import BundleIndex
 from hotstart.store.manifest import ImageManifest, SnapshotManifest
 from hotstart.store.references import ReferenceName
 from hotstart.store.stack import Store, open_store
-from hotstart.store.trace import Trace
+from hotstart.store.traces import read_trace
 
 
 class NothingRecorded(NotFound):
@@ -56,13 +56,11 @@ def trace(settings: Settings, reference: str) -> None:
 
 
 def _of_image(store: Store, name: ReferenceName, image: ImageManifest) -> dict[str, Any]:
-    try:
-        reference = store.references.get(ReferenceName.trace_of(image.descriptor().digest))
-    except NotFound as err:
+    recorded = read_trace(store, image.descriptor().digest)
+    if recorded is None:
         raise NothingRecorded(
             f"{name}: no start of this image is recorded", "a first hotstart run records one"
-        ) from err
-    recorded = Trace.decode(bytes(store.blobs.read(reference.target.digest)))
+        )
     pages = _sum((recorded.device_ids[span.device], span.pages) for span in recorded.spans)
     return {
         "kind": "image",

@@ -21,11 +21,13 @@ from hotstart.store.descriptor import Descriptor
 from hotstart.store.manifest import DeviceDescriptor, ImageManifest, parse_manifest
 from hotstart.store.references import ReferenceChanged, ReferenceName
 from hotstart.store.stack import Store
+from hotstart.store.traces import add_trace, read_trace
 from image_builder.build_tree import build_tree
 from image_builder.image_config import encode_config
 from image_builder.oci_image import host_architecture
 from image_builder.options import BuildOptions, BuildResult, BuildStats
 from image_builder.sources import open_source
+from image_builder.touched_chunks import TouchedChunks
 
 __all__ = ["build", "build_tree"]
 
@@ -42,6 +44,17 @@ class ReferenceContended(Unavailable):
         self.name = name
 
 
+class NothingRecorded(NotFound):
+    """No start of the image is recorded, so nobody knows what to lay out first."""
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(
+            f"{reference}: no start of this image is recorded",
+            "a first hotstart run records one; or build without --trace",
+        )
+        self.reference = reference
+
+
 def build(
     source: str,
     store: Store,
@@ -52,13 +65,15 @@ def build(
 ) -> BuildResult:
     """Build ``source`` and point ``reference`` to it.
 
-    Raises SourceInvalid, SourceChanged, LimitExceeded, NotRepresentable, StagingFull,
-    DigestMismatch, ReferenceNameInvalid, or what the store raises; then nothing is published.
+    Raises NothingRecorded, SourceInvalid, SourceChanged, LimitExceeded, NotRepresentable,
+    StagingFull, DigestMismatch, ReferenceNameInvalid, or what the store raises; then nothing is
+    published.
     """
     started = time.monotonic()
     options = options or BuildOptions()
     name = ReferenceName.parse(reference)
     base = base_devices(store, options.base) if options.base else ()
+    touched = touched_chunks(store, options.trace) if options.trace else None
     with ExitStack() as stack:
         stack.enter_context(_collector_paused())
         opened = open_source(source, options, stack)
@@ -66,7 +81,12 @@ def build(
             opened.config, options, architecture=host_architecture(), name=source
         )
         built = build_tree(
-            opened.tree, store, options=options, progress=progress or NullSink(), base=base
+            opened.tree,
+            store,
+            options=options,
+            progress=progress or NullSink(),
+            base=base,
+            touched=touched,
         )
         opened.check()
     config_descriptor = Descriptor.of(media_types.OCI_CONFIG, config)
@@ -75,6 +95,8 @@ def build(
     content = manifest.to_bytes()
     descriptor = manifest.descriptor()
     store.blobs.put(descriptor.digest, content)
+    if built.trace is not None:
+        add_trace(store, descriptor.digest, built.trace)
     publish(store, name, descriptor)
     stats = replace(
         built.stats,
@@ -118,6 +140,16 @@ def base_devices(store: Store, reference: str) -> tuple[DeviceDescriptor, ...]:
     """Return the devices of an image or snapshot. Raises ReferenceNotFound and others."""
     target = store.references.get(ReferenceName.parse(reference)).target
     return parse_manifest(bytes(store.blobs.read(target.digest))).devices
+
+
+def touched_chunks(store: Store, reference: str) -> TouchedChunks:
+    """Return what recorded starts touched of an image. Raises NothingRecorded and others."""
+    target = store.references.get(ReferenceName.parse(reference)).target
+    devices = parse_manifest(bytes(store.blobs.read(target.digest))).devices
+    trace = read_trace(store, target.digest)
+    if trace is None:
+        raise NothingRecorded(reference)
+    return TouchedChunks.of(store.blobs, devices, trace)
 
 
 def publish(store: Store, name: ReferenceName, target: Descriptor) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from hotstart.core.progress import NullSink, ProgressSink
 from hotstart.core.span import PAGE, Span
@@ -33,6 +34,7 @@ from image_builder.device_writer import (
 from image_builder.options import BuildOptions, BuildStats, BuiltTree
 from image_builder.placement import FilePlacement, place
 from image_builder.segments import plan_segments
+from image_builder.touched_chunks import TouchedChunks
 from image_builder.tree import Content, Node, Tree
 
 INLINE_FILE = 2048
@@ -48,10 +50,13 @@ def build_tree(
     options: BuildOptions | None = None,
     progress: ProgressSink | None = None,
     base: Sequence[DeviceDescriptor] = (),
+    touched: TouchedChunks | None = None,
 ) -> BuiltTree:
     """Store ``tree`` and return what a manifest needs to know of it.
 
-    Chunks of ``base`` are borrowed. Blobs stored before a failure stay behind unreferenced.
+    Chunks of ``base`` are borrowed, those of ``touched`` laid out together. Blobs stored before a
+    failure stay behind unreferenced.
+
     Raises SourceChanged, SourceInvalid, NotRepresentable, or what the store raises.
     """
     started = time.monotonic()
@@ -61,7 +66,15 @@ def build_tree(
     placements = _placements(tree, files, options)
     with ThreadPoolExecutor(1, "beside-data") as beside:
         counting = beside.submit(_input_bytes, files, placements)
-        bootstrap, written = _write(tree, store, placements, options, progress, base, beside)
+        writing = partial(
+            DeviceWriter,
+            store.blobs,
+            BaseChunks(store.blobs, base),
+            touched or TouchedChunks(),
+            progress,
+            options.threads,
+        )
+        bootstrap, written = _write(tree, store, placements, options, writing, beside)
     stats = BuildStats(
         files=len(files),
         input_bytes=counting.result(),
@@ -72,7 +85,8 @@ def build_tree(
         elapsed_s=time.monotonic() - started,
     )
     devices = (written.descriptor,) if written else ()
-    return BuiltTree(bootstrap, devices, _extents(tree, placements, options), stats)
+    extents = _extents(tree, placements, options)
+    return BuiltTree(bootstrap, devices, extents, written.trace if written else None, stats)
 
 
 def _write(
@@ -80,8 +94,7 @@ def _write(
     store: Store,
     placements: Sequence[FilePlacement],
     options: BuildOptions,
-    progress: ProgressSink,
-    base: Sequence[DeviceDescriptor],
+    writing: Callable[[], DeviceWriter],
     beside: ThreadPoolExecutor,
 ) -> tuple[Descriptor, WrittenDevice | None]:
     """Store the device, if any file needs one, and the bootstrap, drafted ``beside`` the data."""
@@ -89,9 +102,8 @@ def _write(
     with_data = [placement for placement in placements if placement.runs]
     if not with_data:
         return _store_bootstrap(store, write_bootstrap(tree, by_node, ())), None
-    chunks = BaseChunks(store.blobs, base)
     segments = plan_segments(with_data, _node_ids(tree, options.small_chunks_for))
-    with DeviceWriter(store.blobs, chunks, progress, options.threads) as writer:
+    with writing() as writer:
         drafting = beside.submit(BootstrapDraft, tree, by_node, device_count=1)
         writer.take(segments, placements_total(with_data))
         written = writer.finish()

@@ -3,8 +3,10 @@
 Every distinct chunk is stored once; those that the base has are borrowed, by the base's place for
 them. A large file whose chunks are those of an earlier one takes its extent. A thread may compress
 a chunk that another one holds at the same time; the first in the device's order is stored, so the
-result does not depend on the number of threads. Memory: a few batches of at most 8 MiB for each
-thread, twice, the packs on their way, and about 200 bytes for each chunk.
+result does not depend on the number of threads. Chunks that earlier starts touched go into packs
+of their own, in order of first touch, even if the base has them: a start reads few long ranges.
+Memory: a few batches of at most 8 MiB for each thread, twice, the packs on their way, the touched
+chunks (256 MiB at most), and about 200 bytes for each chunk.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from types import TracebackType
 from hotstart.core.digest import ChunkDigest
 from hotstart.core.progress import Progress, ProgressSink
 from hotstart.core.span import PAGE
-from hotstart.store.blob_store import BlobStore
+from hotstart.store.blob_store import BlobStore, Writable
 from hotstart.store.chunk_table import Chunk, ChunkTable
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.layers import DeviceDescriptor
 from hotstart.store.packs import PackWriter, Placement
+from hotstart.store.trace import Trace
 from image_builder.errors import NotRepresentable
 from image_builder.placement import FilePlacement
 from image_builder.segments import (
@@ -34,6 +37,7 @@ from image_builder.segments import (
     batches_of,
     read_batch,
 )
+from image_builder.touched_chunks import TouchedChunks
 
 _MAX_DEVICE = ((1 << 32) - 1) * PAGE
 _MAX_THREADS = 16
@@ -70,6 +74,8 @@ class WrittenDevice:
     """A device whose table is in the store and whose packs are on their way; its chunks' counts."""
 
     descriptor: DeviceDescriptor
+    trace: Trace | None
+    """What earlier starts touched, at its places in this device."""
     uploaded_bytes: int
     new_chunks: int
     borrowed_chunks: int
@@ -91,10 +97,17 @@ class DeviceWriter:
     """
 
     def __init__(
-        self, blobs: BlobStore, base: BaseChunks, progress: ProgressSink, threads: int
+        self,
+        blobs: BlobStore,
+        base: BaseChunks,
+        touched: TouchedChunks,
+        progress: ProgressSink,
+        threads: int,
     ) -> None:
         self._blobs = blobs
         self._base = base
+        self._touched = touched
+        self._held: dict[ChunkDigest, tuple[bytes, bool]] = {}
         self._progress = progress
         self._threads = threads or min(os.cpu_count() or 1, _MAX_THREADS)
         self._stored: dict[ChunkDigest, Stored] = {}
@@ -139,11 +152,19 @@ class DeviceWriter:
 
     def finish(self) -> WrittenDevice:
         """Store the chunk table; the last packs may be on their way. Raises what storing raises."""
+        self._store_held()
         new_packs = self._packs.finish()
         device, content = self._encode_table(new_packs)
         self._blobs.put(device.table.digest, content)
-        uploaded = sum(pack.size for pack in new_packs) + device.table.size
-        return WrittenDevice(device, uploaded, self._new, self._borrowed, self._repeated)
+        places = ((offset, digest) for offset, _length, digest in self._table)
+        return WrittenDevice(
+            device,
+            trace=self._touched.trace(device.device_id, places),
+            uploaded_bytes=sum(pack.size for pack in new_packs) + device.table.size,
+            new_chunks=self._new,
+            borrowed_chunks=self._borrowed,
+            repeated_chunks=self._repeated,
+        )
 
     def _read(self, segments: Iterable[Segment]) -> Iterator[CutBatch]:
         """Yield the segments read, in order, with at most two batches for each thread under way."""
@@ -161,20 +182,32 @@ class DeviceWriter:
 
     def _is_known(self, digest: ChunkDigest) -> bool:
         """Tell whether an earlier chunk or the base has it; may be asked by any thread."""
+        if digest in self._touched:
+            return digest in self._held
         return digest in self._stored or self._base.find(digest) is not None
 
     def _take(self, chunk: CutChunk) -> None:
         """Store the chunk unless it is stored already."""
-        if chunk.digest in self._stored:
+        if chunk.digest in self._stored or chunk.digest in self._held:
             self._repeated += 1
+        elif chunk.digest in self._touched:
+            stored, raw = _compressed(chunk)
+            self._held[chunk.digest] = bytes(stored), raw
+            self._new += 1
         elif (borrowed := self._base.find(chunk.digest)) is not None:
             self._stored[chunk.digest] = borrowed
             self._borrowed += 1
         else:
-            if chunk.stored is None:
-                raise AssertionError("a chunk that nobody has was not compressed")
-            self._stored[chunk.digest] = self._packs.append(*chunk.stored)
+            self._stored[chunk.digest] = self._packs.append(*_compressed(chunk))
             self._new += 1
+
+    def _store_held(self) -> None:
+        """Lay the touched chunks out, one after another."""
+        if self._held:
+            self._packs.begin_pack()
+        for digest in self._touched:
+            if digest in self._held:
+                self._stored[digest] = self._packs.append(*self._held.pop(digest))
 
     def _close(self, segment: Segment, extent: _Extent) -> None:
         """Give a complete group or file its place."""
@@ -216,6 +249,12 @@ class DeviceWriter:
             table.content, size_bytes=self._size, head_length=table.head_length, packs=packs
         )
         return device, table.content
+
+
+def _compressed(chunk: CutChunk) -> tuple[Writable, bool]:
+    if chunk.stored is None:
+        raise AssertionError("a chunk that nobody has was not compressed")
+    return chunk.stored
 
 
 def placements_total(placements: Iterable[FilePlacement]) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from hotstart.core.span import Span
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.manifest import DeviceDescriptor, ImageManifest
+from hotstart.store.trace import Trace
 from image_builder.limits import Limits
 
 
@@ -24,8 +25,10 @@ class BuildOptions:
     user: str | None = None
     base: str | None = None
     """Reference of an image or snapshot whose chunks are borrowed instead of written again."""
+    trace: str | None = None
+    """Reference of an image whose recorded starts say what is laid out first."""
     order: tuple[bytes, ...] = ()
-    """Paths whose data comes first in the device, in this order (a trace's order)."""
+    """Paths whose data comes first in the device, in this order."""
     extents_for: tuple[bytes, ...] = ()
     """Paths whose place in the device is returned. They are stored without holes, never inline."""
     small_chunks_for: tuple[bytes, ...] = ()
@@ -65,6 +68,8 @@ class BuiltTree:
     """One device, or none if no file has data outside the bootstrap."""
     extents: Mapping[bytes, Span]
     """Place in the device, in bytes, of each non-empty file of ``options.extents_for``."""
+    trace: Trace | None
+    """What recorded starts touched of an earlier image, at its places in this one."""
     stats: BuildStats
 
 

@@ -145,7 +145,8 @@ class ColdStarter:
             self._wait_ready(spec, directory, used, phases)
             phases.mark("ready")
             if recording is not None and spec.ready is not None:
-                recording.finish(store)
+                # The first trace is there when the start is reported; later ones only add to it.
+                (recording.finish if route is Route.PULLED else recording.finish_later)(store)
             elif recording is not None:
                 recording.finish_later(store, lambda seconds: _ended_within(directory, seconds))
             undo.pop_all()
@@ -202,7 +203,7 @@ class ColdStarter:
                 filler.prefetch(name, TracePlan(trace))
 
     def _record(self, image: LoadedImage, route: Route, undo: ExitStack) -> TraceRecording | None:
-        if route is not Route.PULLED:
+        if route is Route.LOCAL:
             return None
         recording = TraceRecording(self._tools.filler, image)
         try:

@@ -13,11 +13,9 @@ from typing import Protocol
 
 from hotstart.core.errors import HotstartError, IntegrityError, NotFound
 from hotstart.core.log import get_logger
-from hotstart.store import media_types
-from hotstart.store.descriptor import Descriptor
-from hotstart.store.references import ReferenceName
 from hotstart.store.stack import Store
 from hotstart.store.trace import Trace
+from hotstart.store.traces import add_trace, read_trace
 from runtime.loaded_image import LoadedImage
 
 log = get_logger(__name__)
@@ -39,28 +37,26 @@ class Recorder(Protocol):
 def find_trace(store: Store, image: LoadedImage) -> Trace | None:
     """Return the trace recorded for this image, or None."""
     try:
-        target = store.references.get(ReferenceName.trace_of(image.digest)).target
-        trace = Trace.decode(bytes(store.blobs.read(target.digest)))
-    except NotFound:
-        return None
-    except IntegrityError as err:
+        trace = read_trace(store, image.digest)
+    except (NotFound, IntegrityError) as err:  # a reference whose blob is gone, or damage
         log.warning("trace_unusable", image=image.reference, error=err)
         return None
+    if trace is None or not trace.spans:
+        return None
     known = {device.device_id for device in image.manifest.devices}
-    return trace if trace.spans and known.issuperset(trace.device_ids) else None
+    return trace if known.issuperset(trace.device_ids) else None
 
 
 def save_trace(store: Store, image: LoadedImage, trace: Trace) -> bool:
-    """Publish a trace; returns whether it could be. The first one saved stays."""
-    content = trace.encode()
-    descriptor = Descriptor.of(media_types.TRACE, content)
+    """Add a trace to what earlier starts touched; returns whether that has become more."""
     try:
-        store.blobs.put(descriptor.digest, content)
-        store.references.swap(ReferenceName.trace_of(image.digest), descriptor, None)
+        union = add_trace(store, image.digest, trace)
     except HotstartError as err:
         log.warning("trace_not_saved", image=image.reference, error=err)
         return False
-    log.info("trace_saved", image=image.reference, spans=len(trace.spans), pages=trace.pages)
+    if union is None:
+        return False
+    log.info("trace_saved", image=image.reference, spans=len(union.spans), pages=union.pages)
     return True
 
 
@@ -84,14 +80,16 @@ class TraceRecording:
         trace = self._stop()
         return bool(trace is not None and trace.spans and save_trace(store, self._image, trace))
 
-    def finish_later(self, store: Store, ended: Callable[[float], bool]) -> None:
-        """Save in the background what a container without a probe touches at first.
+    def finish_later(self, store: Store, ended: Callable[[float], bool] | None = None) -> None:
+        """Save in the background: what was touched until now, or at first by a container.
 
-        ``ended`` waits for so many seconds and tells whether the container has ended.
+        ``ended`` waits for so many seconds and tells whether the container has ended: for one
+        without a probe.
         """
 
         def run() -> None:
-            ended(_FIRST_SECONDS)
+            if ended is not None:
+                ended(_FIRST_SECONDS)
             self.finish(store)
 
         threading.Thread(target=run, name="trace-recording", daemon=True).start()

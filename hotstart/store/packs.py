@@ -155,6 +155,12 @@ class PackWriter:
             pack.buffer[placement.offset : pack.size] = stored
             return placement
 
+    def begin_pack(self) -> None:
+        """Let the next chunk be the first of a pack. Raises what storing an earlier pack raised."""
+        with self._lock:
+            if self._open is not None:
+                self._seal(self._open)
+
     def finish(self) -> tuple[Descriptor, ...]:
         """Return all packs by their numbers; the last ones may still be on their way.
 

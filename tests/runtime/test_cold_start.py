@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -47,6 +48,7 @@ class RecordedImages(LocalImages):
         super().__init__(root, fill)
         self.steps = []
         self.fail_fetch = False
+        self.touched = TraceSpan(0, 0, 0, 1)
 
     def mount(self, spec, *, read_ahead_kib, keep_marks=False):
         self.steps.append("mount with marks" if keep_marks else "mount")
@@ -63,7 +65,7 @@ class RecordedImages(LocalImages):
 
     def record_stop(self, name):
         self.steps.append("stop recording")
-        return Trace(self.devices, (TraceSpan(0, 0, 0, 1),))
+        return Trace(self.devices, (self.touched,))
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +157,21 @@ def test_traced_image_is_fetched_along_its_trace_and_not_waited_for(node):
         assert one.started.route is Route.TRACED
         assert "wait" not in node.images.steps
         assert node.images.prefetched == [TracePlan(trace), EverythingPlan()]
+
+
+def test_what_a_traced_start_touches_is_added_to_the_trace(node):
+    with node.start() as one:
+        trace = find_trace(node.store, one.started.image)
+    shutil.rmtree(node.images.root / "devices")
+    (node.images.root / "devices").mkdir()
+    node.images.touched = TraceSpan(7, 0, 1, 1)
+    with node.start() as one:
+        assert one.started.route is Route.TRACED
+        for thread in threading.enumerate():
+            if thread.name == "trace-recording":
+                thread.join(10)
+        union = find_trace(node.store, one.started.image)
+    assert union.spans == (*trace.spans, node.images.touched)
 
 
 def test_damaged_trace_counts_as_none(node):

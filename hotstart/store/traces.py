@@ -1,0 +1,61 @@
+"""Traces in a store: for each image one, the union of its starts, under a reserved reference."""
+
+from __future__ import annotations
+
+from hotstart.core.digest import Digest
+from hotstart.core.errors import IntegrityError, NotFound
+from hotstart.store import media_types
+from hotstart.store.descriptor import Descriptor
+from hotstart.store.references import ReferenceChanged, ReferenceName
+from hotstart.store.stack import Store
+from hotstart.store.trace import MAX_SPANS, Trace, merge
+
+_SWAPS = 8
+
+
+def read_trace(store: Store, image: Digest) -> Trace | None:
+    """Return the trace of the image with this manifest, or None.
+
+    Raises TraceInvalid, DigestMismatch, or what the store raises.
+    """
+    return _read(store, image)[0]
+
+
+def add_trace(store: Store, image: Digest, trace: Trace) -> Trace | None:
+    """Add ``trace`` to what is recorded for the image; return the union, None if nothing is new.
+
+    A damaged trace is replaced. Raises ReferenceChanged if others keep adding, or what the store
+    raises.
+    """
+    for attempt in range(_SWAPS):
+        try:
+            known, version = _read(store, image)
+        except IntegrityError:
+            known, version = None, store.references.get(ReferenceName.trace_of(image)).version
+        union = _union(known, trace)
+        if known is not None and union.pages == known.pages:
+            return None
+        content = union.encode()
+        descriptor = Descriptor.of(media_types.TRACE, content)
+        store.blobs.put(descriptor.digest, content)
+        try:
+            store.references.swap(ReferenceName.trace_of(image), descriptor, version)
+        except ReferenceChanged:
+            if attempt == _SWAPS - 1:
+                raise
+        else:
+            return union
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _read(store: Store, image: Digest) -> tuple[Trace | None, str | None]:
+    try:
+        reference = store.references.get(ReferenceName.trace_of(image))
+    except NotFound:
+        return None, None
+    return Trace.decode(bytes(store.blobs.read(reference.target.digest))), reference.version
+
+
+def _union(known: Trace | None, new: Trace) -> Trace:
+    union = merge([known, new] if known is not None else [new])
+    return Trace(union.device_ids, union.spans[:MAX_SPANS])
