@@ -89,8 +89,10 @@ class Calls(Protocol):
     def mounts(self) -> list[MountView]:
         """Return what is mounted."""
 
-    def pull(self, store_url: str, reference: str, *, call: LongCall[Any]) -> PullReport:
-        """Make everything of a reference local."""
+    def pull(
+        self, store_url: str, reference: str, *, working_set: bool, call: LongCall[Any]
+    ) -> PullReport:
+        """Make everything of a reference local, or only what its recorded starts touch."""
 
     def exec(
         self,

@@ -225,9 +225,16 @@ class AgentClient:
             result = self._stub.ListMounts(pb.ListMountsRequest())
             return tuple(convert.mount_from(entry) for entry in result.mounts)
 
-    def pull(self, store_url: str, reference: str, *, listener: Listener = SILENT) -> PullReport:
-        """Make everything of ``reference`` local."""
-        request = pb.PullRequest(store_url=store_url, reference=reference)
+    def pull(
+        self,
+        store_url: str,
+        reference: str,
+        *,
+        working_set: bool = False,
+        listener: Listener = SILENT,
+    ) -> PullReport:
+        """Make everything of a reference local, or only what its recorded starts touch."""
+        request = pb.PullRequest(store_url=store_url, reference=reference, working_set=working_set)
         return convert.pull_from(self._result(self._stub.Pull, request, listener))
 
     def containers(self) -> tuple[ContainerView, ...]:

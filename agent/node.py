@@ -17,12 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from agent import pulls
 from agent.calls import Output
 from agent.execs import run_exec
 from agent.long_call import LongCall
-from agent.mount_targets import DEFAULT_READ_AHEAD_KIB
 from agent.parts import Parts
-from agent.starts import gained
 from agent.state import MountRow
 from agent.values import (
     AgentStatus,
@@ -40,10 +39,6 @@ from agent.values import (
 )
 from hotstart.core.errors import Conflict, HotstartError, Unavailable
 from hotstart.core.log import get_logger
-from hotstart.core.progress import Progress
-from hotstart.store.manifest import Manifest, SnapshotManifest, parse_manifest
-from hotstart.store.references import ReferenceName
-from lazyfs.plans import EverythingPlan
 from lazyfs.spec import MountSpec
 from runtime.container_spec import ContainerSpec
 from runtime.logs import read_log
@@ -187,7 +182,8 @@ class Node:
                 f"the agent of {self._root} fills by {parts.images.filler}, not by {filler}",
                 f"use another --root, or end it and: hotstart agent start --filler {filler}",
             )
-        spec = MountSpec.of(self._manifest(store_url, reference), store_url)
+        manifest = pulls.manifest_of(self.parts.stores.get(store_url), reference)
+        spec = MountSpec.of(manifest, store_url)
         row = MountRow(
             target=target,
             reference=reference,
@@ -211,40 +207,9 @@ class Node:
         """Return what is mounted: targets first, then images that only containers use."""
         return self.parts.mount_views()
 
-    def pull(self, store_url: str, reference: str, *, call: Call) -> PullReport:
-        """Make everything of a reference local: for a snapshot its own files and its image's."""
-        manifest = self._manifest(store_url, reference)
-        images = (
-            (manifest, manifest.image()) if isinstance(manifest, SnapshotManifest) else (manifest,)
-        )
-        specs = [MountSpec.of(image, store_url) for image in images]
-        total = sum(device.size_bytes for spec in specs for device in spec.devices)
-        fetched = sum(self._pull(spec, call) for spec in specs)
-        call.update(Progress("pull", total, total, finished=True))
-        return PullReport(
-            digest=str(manifest.descriptor().digest),
-            size_bytes=total,
-            fetched_bytes=fetched,
-            elapsed_ms=round((time.monotonic() - call.started_s) * 1e3, 2),
-        )
-
-    def _pull(self, spec: MountSpec, call: Call) -> int:
-        """Mount an image for as long as everything of it is fetched; return the stored bytes."""
-        parts = self.parts
-        call.check()
-        before = parts.fetched()
-        mounted = parts.images.mount(spec, read_ahead_kib=DEFAULT_READ_AHEAD_KIB)
-        try:
-            job = parts.images.prefetch(spec.manifest, EverythingPlan())
-            parts.await_job(job, call)
-            return gained(before, parts.fetched())
-        finally:
-            mounted.release()
-
-    def _manifest(self, store_url: str, reference: str) -> Manifest:
-        store = self.parts.stores.get(store_url)
-        target = store.references.get(ReferenceName.parse(reference)).target
-        return parse_manifest(bytes(store.blobs.read(target.digest)))
+    def pull(self, store_url: str, reference: str, *, working_set: bool, call: Call) -> PullReport:
+        """Make everything of a reference local, or only what its recorded starts touch."""
+        return (pulls.warm if working_set else pulls.pull)(self.parts, store_url, reference, call)
 
     def exec(
         self, spec: ExecSpec, *, stdin: Iterator[bytes], output: Output, call: LongCall[Any]

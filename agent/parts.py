@@ -201,11 +201,11 @@ class Parts:
         """Return what was read of the store for each device that is served now, in bytes."""
         return {name: stats["fetched_bytes"] for name, stats in self.filler.stats().items()}
 
-    def await_job(self, job: int, call: LongCall[Any]) -> None:
+    def await_job(self, job: int, call: LongCall[Any], progress: Callable[[], Progress]) -> None:
         """Wait for a prefetch, passing its progress on. Raises its error, or CallCancelled."""
-        while not (state := self.filler.job(job, _JOB_STEP_S))["done"]:
+        while not self.filler.job(job, _JOB_STEP_S)["done"]:
             call.check()
-            call.update(Progress("pull", state["stored_bytes"], None))
+            call.update(progress())
         self.filler.wait(job)
 
     def mount_views(self) -> list[MountView]:

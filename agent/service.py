@@ -139,7 +139,12 @@ class Service:
             call,
             pb.PullEvent,
             lambda: convert.pull_to(
-                self._node.pull(request.store_url, request.reference, call=call)
+                self._node.pull(
+                    request.store_url,
+                    request.reference,
+                    working_set=request.working_set,
+                    call=call,
+                )
             ),
         )
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "inspect": Entry("cli.inspect_cmd", "inspect", "Show what an image or snapshot holds."),
     "verify": Entry("cli.verify_cmd", "verify", "Read and check everything a reference reaches."),
     "pull": Entry("cli.pull_cmd", "pull", "Fetch everything of a reference into the cache."),
+    "warm": Entry("cli.pull_cmd", "warm", "Fetch what recorded starts of a reference touch."),
     "rm": Entry("cli.remove_cmd", "remove", "Remove a reference, or an ended container."),
     "trace": Entry("cli.trace_cmd", "trace", "Show what is recorded for a reference."),
     "mount": Entry("cli.mount_cmd", "mount", "Mount an image or snapshot at a directory."),

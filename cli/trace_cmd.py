@@ -21,11 +21,11 @@ from hotstart.store.bundle import BundleIndex
 from hotstart.store.manifest import ImageManifest, SnapshotManifest
 from hotstart.store.references import ReferenceName
 from hotstart.store.stack import Store, open_store
-from hotstart.store.traces import read_trace
+from hotstart.store.traces import recorded_trace
 
 
-class NothingRecorded(NotFound):
-    """No start of this image has been recorded yet, or the snapshot has no start bundle."""
+class NoStartBundle(NotFound):
+    """The snapshot was captured without a recording."""
 
 
 @click.command("trace", cls=HotstartCommand)
@@ -56,11 +56,7 @@ def trace(settings: Settings, reference: str) -> None:
 
 
 def _of_image(store: Store, name: ReferenceName, image: ImageManifest) -> dict[str, Any]:
-    recorded = read_trace(store, image.descriptor().digest)
-    if recorded is None:
-        raise NothingRecorded(
-            f"{name}: no start of this image is recorded", "a first hotstart run records one"
-        )
+    recorded = recorded_trace(store, image.descriptor().digest, str(name))
     pages = _sum((recorded.device_ids[span.device], span.pages) for span in recorded.spans)
     return {
         "kind": "image",
@@ -72,7 +68,7 @@ def _of_image(store: Store, name: ReferenceName, image: ImageManifest) -> dict[s
 
 def _of_snapshot(name: ReferenceName, snapshot: SnapshotManifest) -> dict[str, Any]:
     if snapshot.bundle_index is None:
-        raise NothingRecorded(
+        raise NoStartBundle(
             f"{name}: the snapshot has no start bundle", "capture it again with --golden"
         )
     index = BundleIndex.decode(snapshot.bundle_index.data or b"")

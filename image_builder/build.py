@@ -21,7 +21,7 @@ from hotstart.store.descriptor import Descriptor
 from hotstart.store.manifest import DeviceDescriptor, ImageManifest, parse_manifest
 from hotstart.store.references import ReferenceChanged, ReferenceName
 from hotstart.store.stack import Store
-from hotstart.store.traces import add_trace, read_trace
+from hotstart.store.traces import add_trace, recorded_trace
 from image_builder.build_tree import build_tree
 from image_builder.image_config import encode_config
 from image_builder.oci_image import host_architecture
@@ -42,17 +42,6 @@ class ReferenceContended(Unavailable):
     def __init__(self, store_url: str, name: ReferenceName) -> None:
         super().__init__(f"{store_url}: {name} is being moved by many builds at once; try again")
         self.name = name
-
-
-class NothingRecorded(NotFound):
-    """No start of the image is recorded, so nobody knows what to lay out first."""
-
-    def __init__(self, reference: str) -> None:
-        super().__init__(
-            f"{reference}: no start of this image is recorded",
-            "a first hotstart run records one; or build without --trace",
-        )
-        self.reference = reference
 
 
 def build(
@@ -146,9 +135,7 @@ def touched_chunks(store: Store, reference: str) -> TouchedChunks:
     """Return what recorded starts touched of an image. Raises NothingRecorded and others."""
     target = store.references.get(ReferenceName.parse(reference)).target
     devices = parse_manifest(bytes(store.blobs.read(target.digest))).devices
-    trace = read_trace(store, target.digest)
-    if trace is None:
-        raise NothingRecorded(reference)
+    trace = recorded_trace(store, target.digest, reference)
     return TouchedChunks.of(store.blobs, devices, trace)
 
 

@@ -13,12 +13,30 @@ from hotstart.store.trace import MAX_SPANS, Trace, merge
 _SWAPS = 8
 
 
+class NothingRecorded(NotFound):
+    """No start of the image is recorded, so nobody knows what a start touches."""
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(
+            f"{reference}: no start of this image is recorded", "a first hotstart run records one"
+        )
+        self.reference = reference
+
+
 def read_trace(store: Store, image: Digest) -> Trace | None:
     """Return the trace of the image with this manifest, or None.
 
     Raises TraceInvalid, DigestMismatch, or what the store raises.
     """
     return _read(store, image)[0]
+
+
+def recorded_trace(store: Store, image: Digest, reference: str) -> Trace:
+    """Return the trace of an image; ``reference`` is its name in NothingRecorded, if none is."""
+    trace = read_trace(store, image)
+    if trace is None:
+        raise NothingRecorded(reference)
+    return trace
 
 
 def add_trace(store: Store, image: Digest, trace: Trace) -> Trace | None:

@@ -104,8 +104,8 @@ class FakeNode:
     def mounts(self):
         return [MountView("/mnt", "app:v1", DIGEST, "fuse", 100, 50, 2)]
 
-    def pull(self, store_url, reference, *, call):
-        return PullReport(DIGEST, 100, 50, 3.5)
+    def pull(self, store_url, reference, *, working_set, call):
+        return PullReport(DIGEST, 10 if working_set else 100, 50, 3.5)
 
     def exec(self, spec, *, stdin, output, call):
         self._find(spec.container)

@@ -181,6 +181,8 @@ def test_snapshot_mounts_and_pull_arrive(client, node):
     client.umount(Path("/mnt"))
     assert node.asked[-1] == ("umount", "/mnt")
     assert client.pull("file:///s", "app:v1").fetched_bytes == 50
+    assert client.pull("file:///s", "app:v1").size_bytes == 100
+    assert client.pull("file:///s", "app:v1", working_set=True).size_bytes == 10
 
 
 def test_shutdown_is_answered_before_the_end(client, node, ended):

@@ -247,6 +247,38 @@ def test_a_pulled_image_starts_without_its_store(hotstart, library):
     assert hotstart.ok("pull", "shell:v1", "--json").document["fetched_bytes"] == 0
 
 
+def test_warm_fetches_what_a_first_start_touched_and_no_more(hotstart, other, port):
+    assert hotstart("warm", "server:v1").status == 101  # nothing is recorded yet
+    serve(hotstart, port)
+    hotstart.ok("stop", "web")
+    whole = hotstart.ok("inspect", "server:v1", "--json").document
+    warmed = other.ok("warm", "server:v1", "--json").document
+    assert 0 < warmed["size_bytes"] < sum(device["size_bytes"] for device in whole["devices"])
+    assert warmed["fetched_bytes"] > 0
+    again = other.ok("warm", "server:v1")
+    assert "0 B fetched" in again.err
+    # The rest is absent still, and the start needs next to nothing of it.
+    words = ("run", "server:v1", "-d", "-p", f"{port}:8000", *READY, "--no-background-fill")
+    started = other.ok(*words, "--json").document
+    assert started["fetched_bytes"] < warmed["fetched_bytes"] / 4
+    assert other.ok("pull", "server:v1", "--json").document["fetched_bytes"] > 0
+
+
+@requires("criu", "userfaultfd_events")
+def test_warm_fetches_the_start_bundle_of_a_snapshot(hotstart, other, port, scratch):
+    serve(hotstart, port)
+    golden = scratch / "golden.json"
+    golden.write_text(json.dumps({"path": "/", "port": 8000}))
+    hotstart.ok("snapshot", "web", "-t", "warmed:v1", "--golden", golden, "--stateful")
+    # The other root trusts another key, so it takes chunks, each verified, and not the bundle.
+    warmed = other.ok("warm", "warmed:v1", "--json").document
+    assert warmed["fetched_bytes"] > 0
+    assert "0 B fetched" in other.ok("warm", "warmed:v1").err
+    pulled = other.ok("pull", "warmed:v1", "--json").document
+    assert pulled["fetched_bytes"] > 0
+    assert pulled["size_bytes"] > warmed["size_bytes"] > 0
+
+
 def test_logs_follow_until_the_end(hotstart):
     hotstart.ok("run", "shell:v1", "-d", "--name", "talker", "--",
                 "/bin/sh", "-c", "for i in 1 2 3; do echo $i; sleep 0.2; done")  # fmt: skip

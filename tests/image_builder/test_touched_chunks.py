@@ -9,8 +9,8 @@ from hotstart.core.span import PAGE
 from hotstart.store.chunk_table import ChunkTable
 from hotstart.store.references import ReferenceNotFound
 from hotstart.store.trace import Trace, TraceSpan
-from hotstart.store.traces import add_trace, read_trace
-from image_builder.build import NothingRecorded, build
+from hotstart.store.traces import NothingRecorded, add_trace, read_trace
+from image_builder.build import build
 from image_builder.options import BuildOptions
 from image_builder.touched_chunks import TouchedChunks
 from tests.fakes.memory_store import memory_store

@@ -339,12 +339,14 @@ class UmountResult(_message.Message):
     def __init__(self) -> None: ...
 
 class PullRequest(_message.Message):
-    __slots__ = ("store_url", "reference")
+    __slots__ = ("store_url", "reference", "working_set")
     STORE_URL_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    WORKING_SET_FIELD_NUMBER: _ClassVar[int]
     store_url: str
     reference: str
-    def __init__(self, store_url: _Optional[str] = ..., reference: _Optional[str] = ...) -> None: ...
+    working_set: bool
+    def __init__(self, store_url: _Optional[str] = ..., reference: _Optional[str] = ..., working_set: _Optional[bool] = ...) -> None: ...
 
 class PullEvent(_message.Message):
     __slots__ = ("progress", "notice", "result")
