@@ -4,7 +4,6 @@ Run as ``python -S -E keeper.py RUN_DIR CONFIG_JSON``; CONFIG_JSON may name work
 ``{"workers": {KIND: {"argv": [...], "env": {...}}}}``. Standard library only, one thread, no I/O on
 what it holds: the last close of a fanotify group lets readers see zeros, so it must outlive
 everybody. Bad requests are answered with an error and never end it.
-
 Protocol (version 1) on the AF_UNIX SOCK_SEQPACKET socket RUN_DIR/keeper.sock, for the same user
 only: one JSON object a packet (at most 64 KiB), descriptors beside it by SCM_RIGHTS; each request
 gets one answer, ``{"ok": true, ...}`` or ``{"ok": false, "error": TEXT}``. Operations: put, get,
@@ -33,6 +32,7 @@ from typing import Any, cast
 
 VERSION = 1
 PACKET_BYTES = 64 * 1024
+NAMES_AN_ANSWER = 40  # of 256 characters, each escaped (6 bytes): they fit a packet
 DESCRIPTORS_A_SET = 64
 CLIENTS = 256
 STOP_S = 5.0
@@ -261,9 +261,12 @@ class Keeper:
         return {"ok": True, "kind": held.kind, "meta": held.meta}, held.fds
 
     def list_names(self, request: Request, _: list[int]) -> Answer:
-        kind = request.get("kind")
-        names = [name for name, held in self.sets.items() if kind is None or held.kind == kind]
-        return {"ok": True, "names": names}, []
+        """Names in order, beginning behind ``after``; ``more``: ask again behind the last one."""
+        kind, after = request.get("kind"), request.get("after", "")
+        named = (name for name, held in self.sets.items() if kind in (None, held.kind))
+        names = sorted(name for name in named if name > after)
+        more = len(names) > NAMES_AN_ANSWER
+        return {"ok": True, "names": names[:NAMES_AN_ANSWER], "more": more}, []
 
     def drop(self, request: Request, _: list[int]) -> Answer:
         held = self.sets.pop(_text(request, "name"), None)
@@ -330,14 +333,13 @@ def _parse(packet: bytes, flags: int) -> Request:
 
 def _text(request: Request, key: str) -> str:
     value = request.get(key)
-    if not isinstance(value, str) or not 0 < len(value) <= 256:
-        raise Refused(f"{key} is not a short text")
+    if not isinstance(value, str) or not (0 < len(value) <= 256 and value.isascii()):
+        raise Refused(f"{key} is not a short ASCII text")
     return value
 
 
 def _peer(client: socket.socket) -> tuple[int, int, int]:
-    """Return pid, uid and gid of the other end (socket(7), SO_PEERCRED)."""
-    raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # pid, uid, gid: socket(7)
     return cast(tuple[int, int, int], tuple(memoryview(raw).cast("i")))
 
 
@@ -372,11 +374,8 @@ def harden() -> None:
     with contextlib.suppress(OSError, ValueError):
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with (
-        contextlib.suppress(OSError),  # lowering needs CAP_SYS_RESOURCE
-        open("/proc/self/oom_score_adj", "w", encoding="ascii") as score,
-    ):
-        score.write("-1000")
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
+        f.write("-1000")  # lowering it needs CAP_SYS_RESOURCE
 
 
 def main(argv: list[str]) -> int:

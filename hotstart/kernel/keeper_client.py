@@ -83,7 +83,14 @@ class KeeperClient:
 
     def names(self, kind: str | None = None) -> list[str]:
         """Return the names of the sets of one kind, or of all."""
-        return list(self._ask({"op": "list", "kind": kind})[0]["names"])
+        names: list[str] = []
+        request: dict[str, Any] = {"op": "list", "kind": kind}
+        while True:
+            answer, _ = self._ask(request)
+            names += answer["names"]
+            if not answer.get("more", False):  # a keeper of an earlier agent sends all at once
+                return names
+            request["after"] = names[-1]
 
     def drop(self, name: str) -> None:
         """Close the keeper's copies of a set; unknown names are no error."""

@@ -109,6 +109,28 @@ def test_names_are_listed_by_kind(client):
     assert client.names() == ["a", "b", "c"]
 
 
+def test_more_names_than_a_packet_holds_are_listed(client):
+    names = sorted(f"device/{number:064}" for number in range(1500))
+    for name in reversed(names):
+        client.put(HandleSet(name, "fill", {}, []))
+    client.put(HandleSet("other", "page", {}, []))
+    assert client.names("fill") == names
+    assert client.names() == [*names, "other"]
+
+
+def test_names_of_the_longest_kind_fit(client):
+    names = sorted(f"{number:03}" + "\0" * 253 for number in range(keeper.NAMES_AN_ANSWER + 1))
+    for name in names:
+        client.put(HandleSet(name, "fill", {}, []))
+    assert client.names() == names
+
+
+def test_a_keeper_of_an_earlier_agent_lists_everything_at_once(client, monkeypatch):
+    answers = [({"ok": True, "names": ["b", "a"]}, [])]
+    monkeypatch.setattr(client, "_ask", lambda _: answers.pop())
+    assert client.names() == ["b", "a"]
+
+
 BAD = [
     b"",
     b"{",
@@ -120,6 +142,8 @@ BAD = [
     b'{"op": "put"}',
     b'{"op": "put", "name": "", "kind": "fill"}',
     b'{"op": "put", "name": "n", "kind": "fill", "meta": 3}',
+    b'{"op": "put", "name": "\\u00e9", "kind": "fill"}',
+    b'{"op": "list", "after": 3}',
     b'{"op": "get", "name": "absent"}',
     b'{"op": "restart", "kind": "absent"}',
     b'{"op": "supervise", "kind": "x", "argv": []}',
