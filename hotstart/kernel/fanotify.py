@@ -21,8 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from hotstart.core.errors import HotstartError, Unsupported
+from hotstart.core.errors import HotstartError, Unsupported, UserError
+from hotstart.core.log import get_logger
 from hotstart.kernel.libc import libc, os_error
+
+log = get_logger(__name__)
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -48,8 +51,24 @@ _METADATA = struct.Struct("=IBBHQii")  # event_len, vers, reserved, metadata_len
 _RANGE = struct.Struct("=BBHIQQ")  # info_type, pad, len, pad, offset, count
 _RESPONSE = struct.Struct("=iI")  # fd, response
 
+MOST_GROUPS = 1 << 16
+"""The limit of groups is raised no further; each costs some kernel memory."""
+_MAX_USER_GROUPS = Path("/proc/sys/fs/fanotify/max_user_groups")
+
 # The queue must be unlimited: on overflow the kernel allows the access, and readers see zeros.
 _GROUP_FLAGS = FAN_CLASS_PRE_CONTENT | FAN_CLOEXEC | FAN_UNLIMITED_QUEUE | FAN_NONBLOCK
+
+
+class GroupsExhausted(UserError):
+    """This user has as many fanotify groups as it may have; every served device needs one."""
+
+    def __init__(self, limit: int, why: str) -> None:
+        super().__init__(
+            f"all {limit} fanotify groups of this user are in use (fs.fanotify.max_user_groups), "
+            f"and {why}",
+            f"unmount images, or: sysctl -w fs.fanotify.max_user_groups={2 * limit}",
+        )
+        self.limit = limit
 
 
 class EventMalformed(HotstartError):
@@ -69,18 +88,43 @@ class Event:
 def create_group() -> int:
     """Return a new non-blocking pre-content group; the caller owns the descriptor.
 
-    Events carry a read-only descriptor that raises no events itself. Raises Unsupported where the
-    kernel has no pre-content events, OSError (EMFILE: fs.fanotify.max_user_groups) otherwise.
+    Events carry a read-only descriptor that raises no events itself. A user may have
+    fs.fanotify.max_user_groups groups (128 unless it was raised): when they are used up the limit
+    is doubled, up to MOST_GROUPS, and that stays so until the next boot.
+
+    Raises Unsupported where the kernel has no pre-content events, GroupsExhausted, OSError.
     """
-    result = int(libc.fanotify_init(_GROUP_FLAGS, os.O_RDONLY | os.O_LARGEFILE | os.O_CLOEXEC))
-    if result >= 0:
-        return result
-    err = os_error("fanotify_init")
-    if err.errno in (errno.EINVAL, errno.ENOSYS):
-        raise Unsupported("this kernel has no fanotify pre-content events (needs 6.14)") from err
-    if err.errno == errno.EMFILE:
-        raise OSError(err.errno, "no fanotify group left: raise fs.fanotify.max_user_groups")
-    raise err
+    while True:
+        result = int(libc.fanotify_init(_GROUP_FLAGS, os.O_RDONLY | os.O_LARGEFILE | os.O_CLOEXEC))
+        if result >= 0:
+            return result
+        err = os_error("fanotify_init")
+        if err.errno in (errno.EINVAL, errno.ENOSYS):
+            why = "this kernel has no fanotify pre-content events (needs 6.14)"
+            raise Unsupported(why) from err
+        if err.errno != errno.EMFILE or not _may_open():
+            raise err
+        _raise_group_limit()
+
+
+def _may_open() -> bool:
+    """Tell a user's last group from a process's last descriptor: both are EMFILE."""
+    try:
+        os.close(os.open("/", os.O_PATH | os.O_CLOEXEC))
+    except OSError as err:
+        return err.errno != errno.EMFILE
+    return True
+
+
+def _raise_group_limit() -> None:
+    limit = int(_MAX_USER_GROUPS.read_text())
+    try:
+        if limit >= MOST_GROUPS:
+            raise GroupsExhausted(limit, f"{MOST_GROUPS} are as many as hotstart asks for")
+        _MAX_USER_GROUPS.write_text(str(2 * limit))
+    except OSError as err:
+        raise GroupsExhausted(limit, f"it can't be raised from here: {err.strerror}") from err
+    log.info("fanotify_groups_raised", was=limit, now=2 * limit)
 
 
 def mark(group: int, path: str | Path) -> None:

@@ -1,9 +1,11 @@
 """fanotify groups as the kernel has them: readers wait, answers by number, what is refused."""
 
 import contextlib
+import ctypes
 import errno
 import os
 import select
+from pathlib import Path
 
 import pytest
 
@@ -143,6 +145,59 @@ def test_a_file_system_without_pre_content_events_is_named(group, tmp_path):
             fanotify.mark(group, place / "file")
     finally:
         unmount(place)
+
+
+class ShortOfGroups:
+    """The kernel as it is for a user who has all the groups that the limit allows."""
+
+    def __init__(self, limit_file, groups):
+        self._limit_file, self._groups = limit_file, groups
+
+    def fanotify_init(self, *_):
+        if self._groups < int(self._limit_file.read_text()):
+            return 77
+        ctypes.set_errno(errno.EMFILE)
+        return -1
+
+
+@pytest.fixture
+def limit_file(tmp_path, monkeypatch):
+    path = tmp_path / "max_user_groups"
+    path.write_text("128\n")
+    monkeypatch.setattr(fanotify, "_MAX_USER_GROUPS", path)
+    return path
+
+
+def test_the_limit_of_groups_is_raised_when_it_is_reached(limit_file, monkeypatch):
+    monkeypatch.setattr(fanotify, "libc", ShortOfGroups(limit_file, 300))
+    assert fanotify.create_group() == 77
+    assert limit_file.read_text() == "512"
+
+
+def test_a_limit_of_groups_that_may_not_be_raised_is_refused_with_what_to_do(
+    limit_file, monkeypatch
+):
+    monkeypatch.setattr(fanotify, "libc", ShortOfGroups(limit_file, 1 << 20))
+    with pytest.raises(fanotify.GroupsExhausted, match="as many as hotstart asks for"):
+        fanotify.create_group()
+    limit_file.write_text("128")
+    monkeypatch.setattr(Path, "write_text", read_only)
+    with pytest.raises(fanotify.GroupsExhausted, match="Read-only file system") as caught:
+        fanotify.create_group()
+    assert "sysctl -w fs.fanotify.max_user_groups=256" in caught.value.hint
+
+
+def read_only(*_):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_short_descriptors_are_not_taken_for_short_groups(limit_file, monkeypatch):
+    monkeypatch.setattr(fanotify, "libc", ShortOfGroups(limit_file, 300))
+    monkeypatch.setattr(fanotify, "_may_open", lambda: False)
+    with pytest.raises(OSError, match="fanotify_init") as caught:
+        fanotify.create_group()
+    assert caught.value.errno == errno.EMFILE
+    assert limit_file.read_text() == "128\n"
 
 
 @pytest.mark.parametrize("content", [b"", b"\1" * 64, bytes(64)])
