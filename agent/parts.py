@@ -33,10 +33,14 @@ from hotstart.kernel.cgroup import Group, hierarchies
 from hotstart.store.signing import NodeKey, PublicKey, load_trusted
 from hotstart.store.stack import Store
 from lazyfs.cache import Cache
+from lazyfs.descriptor_room import check_start, raise_limit
+from lazyfs.device_handles import KIND
 from lazyfs.fill_client import FillClient
 from lazyfs.image_mounts import ImageMounts
 from lazyfs.keeper_guard import KeeperGuard, WorkerCommand, module_command
 from lazyfs.mount_stats import MountStats
+from lazyfs.program_version import version_of
+from lazyfs.served_devices import FANOTIFY
 from lazyfs.stores import StorePool
 from runtime.capture import Capturer, Subject
 from runtime.cgroup_primer import CgroupPrimer
@@ -83,6 +87,7 @@ class Parts:
             self._closing = undo.pop_all()
 
     def _open(self, root: Path, filler: FillerName, undo: ExitStack) -> None:
+        check_start(raise_limit())
         for name in ("run", "tmp", "containers", "mounts"):
             # Images and containers have set-user-id programs: none for the host's users.
             (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -99,6 +104,8 @@ class Parts:
         self.images = ImageMounts(
             root, self.cache, self.guard, self.filler, filler=chosen, stores=self.stores
         )
+        if chosen == FANOTIFY or not self.guard.names(KIND):
+            self.guard.renew_workers()
         self.images.adopt()
         self.networks = self._networks(root)
         undo.callback(self.networks.close)
@@ -320,8 +327,10 @@ def worker_commands(run_dir: Path, environment: Mapping[str, str]) -> tuple[Work
         module_command("fill", FILL_WORKER, run_dir),
         module_command("page", PAGE_WORKER, run_dir),
     )
+    code = version_of(Path(agent.__file__).parents[1])
     return tuple(
-        replace(command, argv=_safe(command.argv), env=env, kept=_AWS) for command in commands
+        replace(command, argv=_safe(command.argv), env=env, kept=_AWS, code=code)
+        for command in commands
     )
 
 

@@ -26,6 +26,8 @@ class CrashPoint(enum.Enum):
     READY_SET = "ready-set"
     ANSWERED = "answered"
     SLOT_CLEARED = "slot-cleared"
+    LEFT_BEHIND_ANSWERED = "left-behind-answered"
+    LEFT_BEHIND_CLEARED = "left-behind-cleared"
 
 
 Passage: TypeAlias = Callable[[CrashPoint], None]

@@ -165,7 +165,9 @@ class DeviceSet:
             if self._closed:
                 return
             self._respond(event_fd, error)
+            self._passage(CrashPoint.LEFT_BEHIND_ANSWERED)
             self.journal.clear(slot)
+            self._passage(CrashPoint.LEFT_BEHIND_CLEARED)
             self._left_behind -= 1
             if self._left_behind == 0:
                 self._reading(True)

@@ -25,6 +25,8 @@ from hotstart.core.log import get_logger
 from hotstart.core.run import DEVNULL, spawn
 from hotstart.kernel import keeper as keeper_program
 from hotstart.kernel.keeper_client import HandleSet, KeeperClient, KeeperGone, KeeperRefused
+from lazyfs.descriptor_room import limit_of
+from lazyfs.program_version import VARIABLE
 
 log = get_logger(__name__)
 
@@ -49,6 +51,8 @@ class WorkerCommand:
     env: Mapping[str, str]
     kept: str = ""
     """Variables that begin so stay as the running worker has them if ``env`` has none of them."""
+    code: str = ""
+    """The version of the program (program_version.py); empty: it doesn't matter."""
 
     def following(self, had: Mapping[str, str]) -> WorkerCommand:
         """Return the command for what comes after a worker that was started with ``had``."""
@@ -143,6 +147,27 @@ class KeeperGuard:
         with self._lock:
             self._asking().restart(kind)
 
+    def renew_workers(self) -> list[str]:
+        """Replace the workers that run other code than their successors would; return their kinds.
+
+        Readers wait for the successors. Not for a worker that serves FUSE: its mounts end with it.
+        """
+        with self._lock:
+            running = self._asking().status()["workers"]
+            renewed = []
+            for worker in self._workers:
+                pid = running.get(worker.kind, {}).get("pid")
+                had = {} if pid is None else _variables(pid)
+                if had and had.get(VARIABLE, "") != worker.code:
+                    log.info("keeper_worker_renewed", kind=worker.kind, pid=pid)
+                    self._asking().restart(worker.kind)
+                    renewed.append(worker.kind)
+            return renewed
+
+    def descriptor_limit(self) -> int:
+        """Return how many descriptors agent, keeper and workers may each have."""
+        return min(limit_of(os.getpid()), limit_of(self.status()["pid"]))
+
     def close(self) -> None:
         """End the guard; the keeper goes on."""
         self._closed.set()
@@ -228,7 +253,7 @@ class KeeperGuard:
             pid = running.get(worker.kind, {}).get("pid")
             had = {} if pid is None else _variables(pid)
             self._workers[at] = worker = worker.following(had)
-            client.supervise(worker.kind, worker.argv, worker.env)
+            client.supervise(worker.kind, worker.argv, {**worker.env, VARIABLE: worker.code})
             if had and any(had.get(name) != value for name, value in worker.env.items()):
                 log.info("keeper_worker_outdated", kind=worker.kind, pid=pid)
                 client.restart(worker.kind)

@@ -16,6 +16,7 @@ from pathlib import Path
 from hotstart.core.errors import IntegrityError
 from hotstart.kernel.keeper_client import HandleSet
 from lazyfs.cache import Cache
+from lazyfs.descriptor_room import check_devices
 from lazyfs.device_handles import (
     KIND,
     DeviceMeta,
@@ -54,13 +55,15 @@ class ServedDevices:
         self._worker = worker
         self._fuse_dir = fuse_dir
         self._fuse_dir.mkdir(parents=True, exist_ok=True)
+        self._limit = guard.descriptor_limit()
         self._locks = NameLocks()
         self._claims: Counter[str] = Counter()
 
     def claim(self, spec: DeviceSpec) -> None:
         """Have the device served until ``release``.
 
-        Raises OSError, what the worker raises, and DeviceDisagreed: one file has one size.
+        Raises OSError, DescriptorsShort, GroupsExhausted, what the worker raises, and
+        DeviceDisagreed: one file has one size.
         """
         name = device_set_name(spec.device_id)
         with self._locks.holding(spec.device_id):
@@ -69,6 +72,7 @@ class ServedDevices:
                 self._end(held)  # it could not be ended when its last claim was given back
                 held = None
             if held is None:
+                check_devices(self._limit, len(self._guard.names(KIND)) + 1)
                 held = self._open(spec)
                 self._guard.put(held)
             _check_agreed(spec, held)

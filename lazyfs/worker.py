@@ -9,10 +9,8 @@ maps, opens or imports anything below the mounts it fills.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import os
-import resource
 import signal
 import sys
 import threading
@@ -26,6 +24,7 @@ from hotstart.kernel.keeper_client import KeeperClient
 from hotstart.store.stack import preload_client
 from lazyfs.control_server import ControlServer, Operation
 from lazyfs.crash_points import Passage, crash_at, no_crash, slow_at
+from lazyfs.descriptor_room import raise_limit
 from lazyfs.fill_engine import PATIENCE_S
 from lazyfs.fill_service import FillService
 from lazyfs.pulls import Pulls
@@ -55,18 +54,13 @@ def operations(service: FillService) -> dict[str, Operation]:
     }
 
 
-def raise_limits() -> None:
-    """Allow as many descriptors as the hard limit does: an event costs one while it waits."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def _passage(crash: str, slow: str) -> Passage:
     """Return what is done at named points: nothing, except in tests."""
-    if crash:
-        return crash_at(crash)
-    return slow_at(slow) if slow else no_crash
+    crashes = crash_at(crash) if crash else no_crash
+    waits = slow_at(slow) if slow else no_crash
+    if crashes is no_crash:
+        return waits
+    return lambda point: (waits(point), crashes(point))[1]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -78,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--slow-at", default="", help="named point to wait at, for tests")
     options = parser.parse_args(argv)
     configure()
-    raise_limits()
+    raise_limit()  # an event costs a descriptor while it waits
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     with KeeperClient(options.run_dir / "keeper.sock") as keeper:

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from hotstart.core.run import run
@@ -73,8 +74,8 @@ class Node:
         self._idle_limit = idle_limit
         self.start()
 
-    def start(self):
-        command = module_command("fill", "lazyfs.worker", self.run_dir)
+    def start(self, *, code=""):
+        command = replace(module_command("fill", "lazyfs.worker", self.run_dir), code=code)
         command.argv.extend(self._options)
         self.guard = KeeperGuard(self.run_dir, [command])
         self.guard.start()

@@ -28,6 +28,12 @@ class Guard:
     def get(self, name):
         return self.sets.get(name)
 
+    def names(self, kind):
+        return [name for name, held in self.sets.items() if held.kind == kind]
+
+    def descriptor_limit(self):
+        return 20_000
+
     def put(self, held):
         self.sets[held.name] = held
 

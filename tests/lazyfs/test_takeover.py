@@ -1,8 +1,11 @@
 """Workers, the keeper and the agent may die at any instant: no wrong byte, no failed read."""
 
+import errno
 import os
 import random
+import shutil
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +18,7 @@ from hotstart.kernel.mounts import is_mounted, mounts_below
 from hotstart.store.ready_map_header import current_boot_id
 from lazyfs.crash_points import CrashPoint
 from lazyfs.plans import EverythingPlan
+from lazyfs.served_devices import FUSE
 from tests.lazyfs.node import Image, make_tree, running_node, tree_digest, wait_until
 from tests.store.answering_server import Answer, answering
 
@@ -78,30 +82,34 @@ def read_under_kills(node, image, kills, seed):
         return finish(readers), done
 
 
-def test_twenty_kills_under_readers_leave_no_wrong_byte(tmp_path, image):
-    done = 0
-    for round_number in range(8):
-        root = tmp_path / f"node{round_number}"
-        with running_node(root, "--slow-at", "fetched:10") as node:
-            complaints, kills = read_under_kills(node, image, 20 - done, round_number)
+def kill_often(tmp_path, image, kills):
+    """Kill workers of as many nodes as it takes: a node whose image is all here shows no more."""
+    done = rounds = 0
+    while done < kills:
+        with running_node(tmp_path / f"node{rounds}", "--slow-at", "fetched:10") as node:
+            complaints, dead = read_under_kills(node, image, kills - done, rounds)
         assert complaints == []
-        done += kills
-        if done >= 20:
-            break
-    assert done >= 20
+        assert dead > 0, "the readers were done before anything was killed"
+        done, rounds = done + dead, rounds + 1
+        shutil.rmtree(tmp_path / f"node{rounds - 1}")
+
+
+def test_fifty_kills_under_readers_leave_no_wrong_byte(tmp_path, image):
+    kill_often(tmp_path, image, 50)
 
 
 @pytest.mark.soak
-def test_fifty_kills_under_readers_leave_no_wrong_byte(tmp_path, image):
-    done = 0
-    while done < 50:
-        with running_node(tmp_path / f"node{done}", "--slow-at", "fetched:10") as node:
-            complaints, kills = read_under_kills(node, image, 50 - done, done)
-        assert complaints == []
-        done += kills
+def test_a_thousand_kills_under_readers_leave_no_wrong_byte(tmp_path, image):
+    kill_often(tmp_path, image, 1000)
 
 
-@pytest.mark.parametrize("point", list(CrashPoint), ids=lambda point: point.value)
+AT_TAKEOVER = (CrashPoint.LEFT_BEHIND_ANSWERED, CrashPoint.LEFT_BEHIND_CLEARED)
+"""Only the successor of a worker that was killed passes these."""
+
+
+@pytest.mark.parametrize(
+    "point", [point for point in CrashPoint if point not in AT_TAKEOVER], ids=lambda p: p.value
+)
 def test_a_crash_at_a_named_point_leaves_no_wrong_byte(tmp_path, image, right, point):
     """Each worker dies when it passes the point for the fortieth time, its successors too."""
     with (
@@ -111,6 +119,51 @@ def test_a_crash_at_a_named_point_leaves_no_wrong_byte(tmp_path, image, right, p
         readers = start_readers(mounted.path, image.source)
         assert finish(readers) == []
         assert node.guard.status()["workers"]["fill"]["starts"] > 2
+        assert tree_digest(mounted.path) == right
+
+
+@pytest.mark.parametrize("point", AT_TAKEOVER, ids=lambda point: point.value)
+def test_a_successor_that_dies_while_it_takes_over_leaves_no_wrong_byte(
+    tmp_path, image, right, point
+):
+    """A successor dies at the second event that it was left; the next one answers the rest."""
+    crash = ("--crash-at", f"{point.value}:2", "--slow-at", "fetched:10")
+    with (
+        running_node(tmp_path / "node", *crash) as node,
+        node.mounts.mount(image.spec, read_ahead_kib=64) as mounted,
+    ):
+        readers, kills = start_readers(mounted.path, image.source), 0
+
+        def starts():
+            return node.guard.status()["workers"]["fill"]["starts"]
+
+        while starts() <= kills + 1 and any(reader.poll() is None for reader in readers):
+            node.worker.ping()
+            kills += node.kill_worker()
+            wait_until(lambda before=kills: starts() > before)
+            node.worker.ping()
+        died_by_itself = starts() - kills - 1
+        assert finish(readers) == []
+        assert died_by_itself > 0
+        assert tree_digest(mounted.path) == right
+
+
+def test_a_worker_of_other_code_is_replaced_under_load(tmp_path, image, right):
+    """What an upgrade does: the next agent finds a worker that was started from other code."""
+    with running_node(tmp_path / "node", "--slow-at", "fetched:10", idle_limit=4) as node:
+        mounted = node.mounts.mount(image.spec, read_ahead_kib=64)
+        readers = start_readers(mounted.path, image.source)
+        for version in ("one", "two", "three"):
+            before = node.worker_pid()
+            node.abandon()
+            node.start(code=version)
+            assert node.guard.renew_workers() == ["fill"]
+            wait_until(lambda pid=before: node.worker_pid() not in (None, pid))
+            node.worker.ping()
+            assert node.guard.renew_workers() == []
+            assert node.mounts.adopt() == 1
+        assert any(reader.poll() is None for reader in readers), "nobody was reading any more"
+        assert finish(readers) == []
         assert tree_digest(mounted.path) == right
 
 
@@ -167,6 +220,62 @@ def test_mounts_that_nobody_holds_handles_of_are_told_and_cleared(tmp_path, imag
         assert node.mounts.adopt() == 0
         assert node.mounts.lost == (mounted.path,)
         assert not is_mounted(mounted.path)
+
+
+ZEROS = """
+import os, sys
+file = os.open(sys.argv[1], os.O_RDONLY)
+os.write(1, b"open\\n")
+for line in sys.stdin:
+    content = os.pread(file, 1 << 20, 0)
+    os.write(1, b"zeros\\n" if content == bytes(len(content)) else b"bytes\\n")
+"""
+
+
+def test_pages_that_were_read_as_zeros_are_not_served_to_those_who_come_later(
+    tmp_path, image, right
+):
+    """Nobody holds the handles: the kernel lets zeros through and keeps them in its page cache.
+
+    The mount that has them is never used again, though a process holds it: its pages stay zeros
+    there, and the image is mounted anew.
+    """
+    with running_node(tmp_path / "node", idle_limit=4) as node:
+        mounted = node.mounts.mount(image.spec, read_ahead_kib=64)
+        victim = [sys.executable, "-c", ZEROS, str(mounted.path / "large")]
+        with spawn(victim, stdin=PIPE, stdout=PIPE) as reader:
+            assert reader.stdout.readline() == b"open\n"
+
+            def read():
+                reader.stdin.write(b"read\n")
+                reader.stdin.flush()
+                return reader.stdout.readline()
+
+            node.abandon()
+            node.kill_keeper()
+            wait_until(lambda: read() == b"zeros\n")
+            node.start()
+            assert node.mounts.adopt() == 0
+            assert node.mounts.lost == (mounted.path,)
+            with node.mounts.mount(image.spec, read_ahead_kib=64) as again:
+                assert read() == b"zeros\n", "what the next test is about: the old pages stay"
+                assert tree_digest(again.path) == right
+            reader.stdin.close()
+
+
+def test_a_killed_worker_of_fuse_fails_reads_until_the_image_is_mounted_anew(
+    tmp_path, image, right
+):
+    with running_node(tmp_path / "node", filler=FUSE) as node:
+        with node.mounts.mount(image.spec, read_ahead_kib=64) as mounted:
+            before = node.worker_pid()
+            node.kill_worker()
+            wait_until(lambda: node.worker_pid() not in (None, before))
+            read = run(["cat", str(mounted.path / "large")], check=False)
+            assert (read.status, read.stdout) == (1, b"")
+            assert os.strerror(errno.EIO) in read.stderr.decode()
+        with node.mounts.mount(image.spec, read_ahead_kib=64) as mounted:
+            assert tree_digest(mounted.path) == right
 
 
 def test_a_prefetch_goes_on_in_the_successor(tmp_path, image):

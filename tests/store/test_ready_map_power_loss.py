@@ -207,7 +207,7 @@ def directory(tmp_path_factory):
     return tmp_path_factory.mktemp("disk")
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(actions=ACTIONS, stops_after=st.integers(0, 60), draw=st.data())
 def test_no_page_is_called_ready_whose_bytes_are_not_there(directory, actions, stops_after, draw):
     lose_power(
