@@ -54,12 +54,14 @@ _NO_DIGEST = bytes(32)
 class ReadyMap:
     """An open, mapped ready map. Methods may be called from any thread; close it when done."""
 
-    def __init__(self, path: Path, mapped: mmap.mmap, pages: int, claims: bytes) -> None:
-        """Take over ``mapped``; use ``open`` instead."""
+    def __init__(self, path: Path, fd: int, mapped: mmap.mmap, claims: bytes) -> None:
+        """Take over ``fd`` and ``mapped``; use ``open`` instead."""
         self.path = path
-        self.pages = pages
+        self.pages = len(mapped) - HEADER_BYTES
+        self._fd = fd
         self._map = mapped
         self._claims = claims
+        self._has_blocks = bytearray(-(-len(mapped) // PAGE))
 
     @classmethod
     def open(
@@ -82,7 +84,7 @@ class ReadyMap:
         with _directory_locked(path.parent):
             if not _is_usable(path, device_id, pages):
                 _create(path, encode_header(device_id, pages, boot))
-            mapped = _map_file(path, HEADER_BYTES + pages)
+            fd, mapped = _map_file(path, HEADER_BYTES + pages)
             claims = _distrust_other_boot(mapped, boot)
             if not _holds_data(file):
                 # In place, not by a new file: others may have this one mapped already.
@@ -90,7 +92,7 @@ class ReadyMap:
                 claims = b""
         if claims.count(_READY):
             log.warning("ready_map_distrusted", path=path, claimed_pages=claims.count(_READY))
-        return cls(path, mapped, pages, claims)
+        return cls(path, fd, mapped, claims)
 
     def __enter__(self) -> ReadyMap:
         return self
@@ -105,7 +107,9 @@ class ReadyMap:
 
     def close(self) -> None:
         """Unmap; the file stays. Closing twice is no error."""
-        self._map.close()
+        if not self._map.closed:
+            self._map.close()
+            os.close(self._fd)
 
     def missing(self, first: int, pages: int) -> int:
         """Return the first absent page of ``pages`` from ``first`` on, or -1 if all are ready.
@@ -117,9 +121,13 @@ class ReadyMap:
         return -1 if found < 0 else found - HEADER_BYTES
 
     def set(self, first: int, pages: int) -> None:
-        """Declare pages ready. Call it only after their data was written and verified."""
+        """Declare pages ready. Call it only after their data was written and verified.
+
+        Raises OSError (ENOSPC), and has set none, where the map needs a block more.
+        """
         self._check(first, pages)
         start = HEADER_BYTES + first
+        self._give_blocks(start, start + pages)
         self._map[start : start + pages] = _READY * pages
 
     def clear(self, first: int, pages: int) -> None:
@@ -128,7 +136,7 @@ class ReadyMap:
         start = HEADER_BYTES + first
         self._map[COMPLETE_OFFSET : COMPLETE_OFFSET + 1] = _ABSENT
         self._map[SYNCED_OFFSET : SYNCED_OFFSET + 32] = _NO_DIGEST
-        self._map[start : start + pages] = bytes(pages)
+        _clear(self._map, start, start + pages)
         self._map.flush()
 
     def ready_pages(self) -> int:
@@ -182,6 +190,14 @@ class ReadyMap:
                 self.set(first, pages)
                 kept += pages
         return kept
+
+    def _give_blocks(self, start: int, end: int) -> None:
+        """Have the file system allocate these bytes of the map; a second time costs nothing."""
+        first, last = start // PAGE, -(-end // PAGE)
+        if self._has_blocks.find(0, first, last) >= 0:
+            length = min(last * PAGE, len(self._map)) - first * PAGE
+            os.posix_fallocate(self._fd, first * PAGE, length)
+            self._has_blocks[first:last] = _READY * (last - first)
 
     def _body(self) -> bytes:
         return self._map[HEADER_BYTES : HEADER_BYTES + self.pages]
@@ -259,12 +275,13 @@ def _create(path: Path, header: bytes) -> None:
         staged.unlink(missing_ok=True)
 
 
-def _map_file(path: Path, size: int) -> mmap.mmap:
+def _map_file(path: Path, size: int) -> tuple[int, mmap.mmap]:
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        return mmap.mmap(descriptor, size)
-    finally:
+        return descriptor, mmap.mmap(descriptor, size)
+    except BaseException:
         os.close(descriptor)
+        raise
 
 
 def _distrust_other_boot(mapped: mmap.mmap, boot: bytes) -> bytes:
@@ -284,8 +301,16 @@ def _distrust_other_boot(mapped: mmap.mmap, boot: bytes) -> bytes:
 
 def _empty(mapped: mmap.mmap) -> None:
     """Declare every page absent, durably; an empty map costs nothing."""
-    if mapped.find(_READY, HEADER_BYTES) < 0:
-        return
     mapped[COMPLETE_OFFSET : COMPLETE_OFFSET + 1] = _ABSENT
-    mapped[HEADER_BYTES:] = bytes(len(mapped) - HEADER_BYTES)
+    _clear(mapped, HEADER_BYTES, len(mapped))
     mapped.flush()
+
+
+def _clear(mapped: mmap.mmap, start: int, end: int) -> None:
+    """Zero a range; holes of the file stay holes: a full disk has no blocks for them."""
+    at = start
+    while at < end:
+        stop = min(end, (at // PAGE + 1) * PAGE)
+        if mapped[at:stop] != bytes(stop - at):
+            mapped[at:stop] = bytes(stop - at)
+        at = stop
