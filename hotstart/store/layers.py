@@ -14,9 +14,13 @@ from hotstart.core.digest import Digest
 from hotstart.core.errors import UserError
 from hotstart.core.span import PAGE
 from hotstart.store import media_types
+from hotstart.store.bootstrap_head import MAX_IMAGE_BYTES
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.format_errors import FormatInvalid
 from hotstart.store.json_document import MAX_NUMBER, Fields
+
+MAX_DEVICE_BYTES = 1 << 44
+"""32 bits of blocks: what EROFS can address in one device."""
 
 
 class ManifestInvalid(FormatInvalid):
@@ -83,10 +87,13 @@ def raw_digest(bootstrap: Descriptor) -> Digest:
 
 
 def check_bootstrap(bootstrap: Descriptor) -> None:
-    """Raise ManifestInvalid unless the layer is a bootstrap that says what it unpacks to."""
+    """Raise ManifestInvalid unless the layer is a bootstrap of a fit size with its raw digest."""
     if bootstrap.media_type != media_types.BOOTSTRAP:
         raise ManifestInvalid(f"the first layer is {bootstrap.media_type[:100]!r}, no bootstrap")
-    raw_size(bootstrap)
+    if max(raw_size(bootstrap), bootstrap.size) > MAX_IMAGE_BYTES:
+        raise ManifestInvalid(
+            f"a bootstrap of {raw_size(bootstrap)} bytes, too large to be mounted"
+        )
     raw_digest(bootstrap)
 
 
@@ -142,6 +149,8 @@ class LayerReader:
         if _number(layer, media_types.DEVICE_NUMBER, MAX_NUMBER) != number:
             raise ManifestInvalid(f"chunk table {number} says it is of another device")
         size_bytes = _number(layer, media_types.DEVICE_SIZE, MAX_NUMBER)
+        if size_bytes > MAX_DEVICE_BYTES:
+            raise ManifestInvalid(f"device {number} has {size_bytes} bytes, too many for an image")
         if size_bytes % PAGE:
             raise ManifestInvalid(f"device {number} has {size_bytes} bytes, not a whole page")
         if len(layer.annotations) != 4 or layer.data is not None:
