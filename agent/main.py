@@ -33,10 +33,11 @@ from agent.launch import LOCK_TAKEN_STATUS, make_root
 from agent.node import Node
 from agent.proto.generated import hotstart_pb2_grpc as pb_grpc
 from agent.service import Service
-from agent.values import STORE_VARIABLE, FillerName
+from agent.values import QUOTA_VARIABLE, STORE_VARIABLE, FillerName
 from hotstart.core.errors import HotstartError
 from hotstart.core.log import configure, get_logger
 from hotstart.kernel.cgroup import Group
+from lazyfs.cache_quota import parse_quota, write_quota
 from runtime.links import root_id
 
 log = get_logger(__name__)
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _log_to(root / "agent.log", foreground=options.foreground)
     try:
         with _locked(root):
+            if quota := os.environ.get(QUOTA_VARIABLE):
+                write_quota(root, parse_quota(quota))
             serve(root, filler=options.filler, own_group=not options.foreground)
     except RootLocked as err:
         log.error("agent_refused", reason=err)  # noqa: TRY400  # expected: no traceback

@@ -17,6 +17,7 @@ from typing import Any
 
 import agent
 from agent import warm_store
+from agent.cache_space import CacheSpace
 from agent.captures import Captures
 from agent.containers import Containers, Tools
 from agent.filler import choose_filler
@@ -35,6 +36,7 @@ from hotstart.store.stack import Store
 from lazyfs.cache import Cache
 from lazyfs.descriptor_room import check_start, raise_limit
 from lazyfs.device_handles import KIND
+from lazyfs.eviction import Evictor
 from lazyfs.fill_client import FillClient
 from lazyfs.image_mounts import ImageMounts
 from lazyfs.keeper_guard import KeeperGuard, WorkerCommand, module_command
@@ -107,6 +109,8 @@ class Parts:
         if chosen == FANOTIFY or not self.guard.names(KIND):
             self.guard.renew_workers()
         self.images.adopt()
+        self.evictor = Evictor(root, self.images)
+        self.cache.make_room = self.evictor.make_room
         self.networks = self._networks(root)
         undo.callback(self.networks.close)
         self.cgroup_parent = Group.named(f"/hotstart-{root_id(root)}")
@@ -118,6 +122,8 @@ class Parts:
         self.containers.adopt(there)
         self.targets = MountTargets(self.state, self.images)
         self.targets.adopt(there)
+        self.space = CacheSpace(root, self.evictor)  # once all that is in use is known to be
+        undo.callback(self.space.close)
         undo.callback(self.restores.warm().join)
         store_url = self._environment.get(STORE_VARIABLE)
         if store_url:
@@ -249,6 +255,7 @@ class Parts:
     def end(self) -> None:
         """Unmount everything, end keeper and workers, remove networks. No container may run."""
         self.targets.umount_all()
+        self.space.close()
         self.containers.close()
         self.networks.close(remove=True)
         self.images.unmount_all()

@@ -153,6 +153,12 @@ def _fetch(parts: Parts, wanted: _Wanted, call: Call) -> PullReport:
         for name, plan in wanted.plans:
             parts.await_job(parts.images.prefetch(name, plan), call, progress)
         fetched = gained(before, parts.fetched())
+        use = parts.space.check()
+    if use.over_quota:
+        call.notify(
+            f"the cache takes {use.allocated_bytes} bytes, its quota is {use.quota_bytes}: "
+            "what is left in it is in use or pinned"
+        )
     call.update(Progress(wanted.task, wanted.total, wanted.total, finished=True))
     return PullReport(
         digest=str(wanted.manifest.descriptor().digest),

@@ -19,6 +19,8 @@ Statefulness = Literal["prove", "stateless", "stateful"]
 
 STORE_VARIABLE = "HOTSTART_STORE"
 """Names the store of commands, and the one that an agent makes ready at its start."""
+QUOTA_VARIABLE = "HOTSTART_CACHE_QUOTA"
+"""The cache's quota, for an agent that is started without ``--cache-quota``."""
 DEFAULT_GRACE_S = 10.0
 """How long a container may take to end after SIGTERM."""
 

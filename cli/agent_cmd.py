@@ -12,17 +12,36 @@ from agent.launch import (
     await_end,
     connect,
     is_running,
+    make_root,
     require_root,
 )
-from agent.values import STORE_VARIABLE, FillerName
+from agent.values import QUOTA_VARIABLE, STORE_VARIABLE, FillerName
 from cli.agents import open_agent
 from cli.command import HotstartCommand
 from cli.container_cmd import duration
 from cli.mount_cmd import FILLERS
 from cli.output import say, show, show_json
+from cli.parameters import Parsed
 from cli.settings import Settings
 from hotstart.core.errors import Conflict
 from hotstart.kernel.pidfd import ProcessIdentity
+
+
+def _quota(text: str) -> str:
+    """Check a quota; the text is passed on."""
+    from lazyfs.cache_quota import parse_quota  # only where one is given
+
+    parse_quota(text)
+    return text
+
+
+_QUOTA = click.option(
+    "--cache-quota",
+    metavar="SIZE",
+    envvar=QUOTA_VARIABLE,
+    type=Parsed("size", _quota),
+    help="What the cache may take of the disk: 200g, 512m, or none. Kept until it is set again.",
+)
 
 
 @click.group("agent")
@@ -34,12 +53,14 @@ def agent() -> None:
 @click.option(
     "--filler", type=FILLERS, default="auto", show_default=True, help="How absent data is brought."
 )
+@_QUOTA
 @click.pass_obj
-def run(settings: Settings, filler: FillerName) -> int:
+def run(settings: Settings, filler: FillerName, cache_quota: str | None) -> int:
     """Run the agent here, until it is told to end; its lines go to stderr too."""
     from agent.main import main as serve  # a whole server: only this command needs it
 
     require_root("the agent")
+    _set_quota(settings, cache_quota)
     if settings.store:
         os.environ[STORE_VARIABLE] = settings.store_url
     status = serve(["--root", str(settings.root), "--filler", filler, "--foreground"])
@@ -56,9 +77,12 @@ def run(settings: Settings, filler: FillerName) -> int:
 @click.option(
     "--filler", type=FILLERS, default="auto", show_default=True, help="How absent data is brought."
 )
+@_QUOTA
 @click.pass_obj
-def start(settings: Settings, filler: FillerName) -> None:
+def start(settings: Settings, filler: FillerName, cache_quota: str | None) -> None:
     """Start the agent in the background; no error if it runs already."""
+    require_root("the agent")
+    _set_quota(settings, cache_quota)
     with open_agent(settings, filler=filler) as client:
         status = client.status()
     if filler not in ("auto", status.filler):
@@ -94,6 +118,15 @@ def stop(settings: Settings, everything: bool) -> None:
         show_json({"was_running": running, "stopped_containers": stopped})
     elif not running and not stopped:
         say(f"hotstart: no agent ran for {settings.root}")
+
+
+def _set_quota(settings: Settings, quota: str | None) -> None:
+    """Keep a quota that was given; an agent that runs has it at its next check."""
+    from lazyfs.cache_quota import parse_quota, write_quota  # only here
+
+    if quota:
+        make_root(settings.root)
+        write_quota(settings.root, parse_quota(quota))
 
 
 def _left_something(settings: Settings) -> bool:

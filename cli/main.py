@@ -26,6 +26,8 @@ COMMANDS = {
     "verify": Entry("cli.verify_cmd", "verify", "Read and check everything a reference reaches."),
     "pull": Entry("cli.pull_cmd", "pull", "Fetch everything of a reference into the cache."),
     "warm": Entry("cli.pull_cmd", "warm", "Fetch what recorded starts of a reference touch."),
+    "pin": Entry("cli.pin_cmd", "pin", "Keep an image in the cache whatever its quota."),
+    "unpin": Entry("cli.pin_cmd", "unpin", "Let an image leave the cache again."),
     "rm": Entry("cli.remove_cmd", "remove", "Remove a reference, or an ended container."),
     "trace": Entry("cli.trace_cmd", "trace", "Show what is recorded for a reference."),
     "mount": Entry("cli.mount_cmd", "mount", "Mount an image or snapshot at a directory."),

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from hotstart.core.digest import Digest
@@ -23,6 +25,10 @@ from hotstart.store import zstd_frame
 from hotstart.store.blob_store import BlobStore
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.layers import check_bootstrap, raw_digest, raw_size
+from lazyfs.cache_contents import touch
+from lazyfs.disk_space import DiskFull, is_full
+from lazyfs.name_locks import NameLocks
+from lazyfs.spec import MountSpec
 
 log = get_logger(__name__)
 
@@ -38,6 +44,9 @@ class Cache:
     def __init__(self, root: Path) -> None:
         self.devices = root / "cache" / "devices"
         self.bootstraps = root / "cache" / "bootstraps"
+        self._bootstrap_uses = NameLocks()
+        self.make_room: Callable[[int], bool] = lambda _: False
+        """Deletes something when the disk is full; tells whether so many bytes fit then."""
         for directory in (self.devices, self.bootstraps):
             directory.mkdir(parents=True, exist_ok=True)
 
@@ -49,21 +58,49 @@ class Cache:
         """The ready map of a device."""
         return self.devices / f"{Digest(device_id).hex}.ready"
 
+    def bootstrap_path(self, digest: Digest) -> Path:
+        """The file of a bootstrap, by its own digest."""
+        return self.bootstraps / f"{digest.hex}.erofs"
+
+    def using(self, bootstrap: str) -> AbstractContextManager[None]:
+        """Hold a bootstrap (its digest in hex), so that it is not removed before it is mounted."""
+        return self._bootstrap_uses.holding(bootstrap)
+
+    def touch(self, spec: MountSpec) -> None:
+        """Note that what an image needs of the cache is used now."""
+        devices = [self.device_path(device.device_id) for device in spec.devices]
+        touch([self.bootstrap_path(raw_digest(spec.bootstrap)), *devices])
+
     def bootstrap(self, descriptor: Descriptor, blobs: BlobStore) -> Path:
         """Return the local, verified bootstrap, fetching it if it isn't here or isn't right.
 
-        Raises ManifestInvalid, DigestMismatch, what the store raises, or OSError (disk full).
+        Raises ManifestInvalid, DigestMismatch, what the store raises, DiskFull or OSError.
         """
         check_bootstrap(descriptor)
         expected = raw_digest(descriptor)
-        path = self.bootstraps / f"{expected.hex}.erofs"
+        path = self.bootstrap_path(expected)
         if not _has_digest(path, expected):
             stored = _read(blobs, descriptor)
             descriptor.digest.check(stored, f"{blobs.url}: bootstrap")
             content = zstd_frame.decompress(stored, raw_size(descriptor))
             expected.check(content, f"bootstrap {descriptor.digest}, unpacked")
-            self._place(path, content)
+            try:
+                self._place(path, content)
+            except OSError as err:
+                if not is_full(err):
+                    raise
+                self._place_again(path, content, err)
         return path
+
+    def _place_again(self, path: Path, content: bytes, full: OSError) -> None:
+        if not self.make_room(len(content)):
+            raise DiskFull(f"{path.parent}: {full.strerror}") from full
+        try:
+            self._place(path, content)
+        except OSError as err:
+            if is_full(err):
+                raise DiskFull(f"{path.parent}: {err.strerror}") from err
+            raise
 
     def _place(self, path: Path, content: bytes | memoryview) -> None:
         """Place a file by one rename. Not synced: it is verified before each mount."""

@@ -13,6 +13,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from hotstart.core.errors import HotstartError
 from hotstart.core.span import PAGE
@@ -20,6 +21,7 @@ from hotstart.store.chunk_table import ChunkTable
 from hotstart.store.ready_map import ReadyMap
 from lazyfs.device_counters import DeviceCounters
 from lazyfs.pieces import Piece, State, Target
+from lazyfs.room import Room
 from lazyfs.spec import DeviceSpec
 
 
@@ -58,7 +60,9 @@ class Device:
         fd: int,
         ready: ReadyMap,
         open_table: Callable[[DeviceSpec], ChunkTable],
+        room: Room | None = None,
     ) -> None:
+        """``room`` is made for what is written; without one a full disk is final."""
         self.spec = spec
         self.fd = fd
         self.ready = ready
@@ -68,6 +72,7 @@ class Device:
         self.first_missing = 0
         self.complete = ready.complete
         self._open_table = open_table
+        self._room = room if room is not None else Room()
         self._table: ChunkTable | None = None
         self._table_lock = threading.Lock()
         self._syncing = threading.Lock()
@@ -103,7 +108,8 @@ class Device:
     def fill(self, first_page: int, content: memoryview, written: Callable[[], None]) -> None:
         """Write verified bytes, call ``written``, and only then mark the pages ready.
 
-        Raises DeviceClosed; the number of a closed descriptor may name another file already.
+        Raises DiskFull, and DeviceClosed; the number of a closed descriptor may name another file
+        already.
         """
         with self._use:
             if self._closed:
@@ -111,13 +117,18 @@ class Device:
             self._users += 1
         try:
             pages = len(content) // PAGE
-            self.write(first_page, content)
+            write = partial(self.write, first_page, content)
+            self._room.attempt(write, self.fd, len(content))
             written()
-            self.ready.set(first_page, pages)
+            self.mark_ready(first_page, pages)
         finally:
             with self._use:
                 self._users -= 1
                 self._use.notify_all()
+
+    def mark_ready(self, first_page: int, pages: int) -> None:
+        """Declare pages ready: written and verified, or a hole. Raises DiskFull."""
+        self._room.attempt(partial(self.ready.set, first_page, pages), self.fd, 0)
 
     def write(self, first_page: int, content: memoryview) -> None:
         """Write bytes at a page; for ``fill`` alone."""
@@ -144,6 +155,11 @@ class Device:
     def closed(self) -> bool:
         """Whether nobody reads the device any more, so that nothing is worth fetching for it."""
         return self._closed
+
+    @property
+    def short_of_space(self) -> bool:
+        """Whether the disk was full a moment ago, so that nothing is fetched that nobody misses."""
+        return self._room.was_short
 
     def close(self) -> None:
         """Close the file and the ready map, after the writes and the sync that are under way."""

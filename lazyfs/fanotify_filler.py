@@ -24,6 +24,7 @@ from hotstart.core.log import get_logger
 from hotstart.kernel import fanotify
 from lazyfs.crash_points import CrashPoint, Passage, no_crash
 from lazyfs.device import Device
+from lazyfs.disk_space import errno_for_reader
 from lazyfs.fault import Fault
 from lazyfs.fill_engine import FillEngine
 from lazyfs.journal import Journal
@@ -177,7 +178,7 @@ class DeviceSet:
             if error is None:
                 fanotify.allow(self.group, event_fd)
             else:
-                fanotify.deny(self.group, event_fd)
+                fanotify.deny(self.group, event_fd, errno_for_reader(error))
         except OSError as err:
             log.warning("answer_failed", device=self.device.device_id, error=str(err))
 

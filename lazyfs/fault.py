@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from hotstart.core.errors import Unavailable
+
 if TYPE_CHECKING:
     from lazyfs.device import Device
 
@@ -28,6 +30,8 @@ class Fault:
     since_s: float
     pending: int = 0
     settled: bool = False
+    after: Unavailable | None = None
+    """What failed since it last looked, and may pass."""
 
     @property
     def end_page(self) -> int:

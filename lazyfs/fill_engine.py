@@ -6,9 +6,10 @@ prefetch; prefetchers ``give_way`` before they take another task.
 
 Failures: what may pass (Unavailable) is tried again with backoff until ``patience_s`` after the
 reader came; everything else, and what has not passed by then, fails the piece: its readers get
-EIO, one line is logged, and a later read starts from the beginning. A reader who had joined what
-was fetched for somebody else (a frame of a start bundle, a prefetch, the surroundings of a miss),
-or who came later than the one for whom it was fetched, looks for itself instead.
+EIO (ENOSPC for a full disk, see room.py), one line is logged, and a later read starts from the
+beginning. A reader who had joined what was fetched for somebody else (a frame of a start bundle, a
+prefetch, the surroundings of a miss), or who came later than the one for whom it was fetched, looks
+for itself instead.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from hotstart.core.span import PAGE, Span, align_up
 from hotstart.store.chunk_table import Chunk
 from lazyfs.claims import Claims, Packs
 from lazyfs.device import Device, DeviceClosed
+from lazyfs.disk_space import is_full
 from lazyfs.fault import Fault
 from lazyfs.fetcher import Fetcher
 from lazyfs.pieces import Piece, Purpose, State, Task
@@ -239,7 +241,9 @@ class FillEngine:
         waiters = self.claims.end_piece(piece, state)
         may_pass = error if isinstance(error, Unavailable) else None
         for fault in waiters:
-            if error is None or task.purpose is not Purpose.FAULT:
+            # What a full disk does to somebody else's fetch it does to the reader's own.
+            others = task.purpose is not Purpose.FAULT and not (error and is_full(error))
+            if error is None or others:
                 self._release(fault)
             elif may_pass is not None and self._is_patient(fault.since_s):
                 self._release(fault, after=may_pass)
@@ -250,10 +254,13 @@ class FillEngine:
     def _release(self, fault: Fault, *, after: Unavailable | None = None) -> None:
         """One thing less to wait for; the last one answers, or looks for what is still absent.
 
-        ``after`` a failure that may pass it looks a little later.
+        ``after`` a failure that may pass it looks a little later, whichever of its things is last.
         """
+        if after is not None:
+            fault.after = after
         if not self.claims.release(fault):
             return
+        after, fault.after = fault.after, None
         if fault.missing() < 0:
             if self.claims.settle(fault):
                 fault.device.counters.waits_ms.append((time.monotonic() - fault.since_s) * 1e3)
@@ -302,4 +309,4 @@ def note_holes(device: Device, span: Span, chunks: Sequence[Chunk]) -> None:
 
 def _mark_hole(device: Device, start: int, end: int) -> None:
     if end > start:
-        device.ready.set(start // PAGE, (end - start) // PAGE)
+        device.mark_ready(start // PAGE, (end - start) // PAGE)

@@ -38,6 +38,7 @@ from lazyfs.plans import EverythingPlan, plan_from_json, plan_to_json
 from lazyfs.prefetch import Prefetcher, PrefetchJob
 from lazyfs.pulls import Pulls
 from lazyfs.read_around import ReadAround
+from lazyfs.room import Room
 from lazyfs.spec import DeviceSpec
 from lazyfs.stores import StorePool
 from lazyfs.table_reader import open_table
@@ -63,6 +64,10 @@ class RecordingLost(Unavailable):
     """A recording has a hole: its beginning was noted by a worker that is gone."""
 
 
+def _nothing() -> None:
+    return None
+
+
 class FillService:
     """The fill worker without its process."""
 
@@ -73,8 +78,13 @@ class FillService:
         pulls: Pulls,
         patience_s: float = PATIENCE_S,
         passage: Passage = no_crash,
+        room: Room | None = None,
+        before_fuse: Callable[[], object] = _nothing,
     ) -> None:
+        """``room`` is for a full disk; ``before_fuse`` is called before a mount."""
+        self._before_fuse = before_fuse
         self._keeper = keeper
+        self._room = room if room is not None else Room()
         self._pulls = pulls
         self._stores = StorePool()
         self._passage = passage
@@ -159,6 +169,7 @@ class FillService:
         return DeviceSet(self._device(meta, fd), group, journal, self._engine, self._passage)
 
     def _serve_by_fuse(self, meta: DeviceMeta, fd: int) -> FuseSet:
+        self._before_fuse()
         target = Path(meta.fuse_target)
         if not meta.recording:
             device = self._device(meta, fd)
@@ -176,7 +187,9 @@ class FillService:
 
     def _device(self, meta: DeviceMeta, fd: int) -> Device:
         opener = partial(self._open_table, Path(meta.ready_path).with_suffix(".verified"))
-        return Device(meta.device, fd, _open_ready(meta, fd, opener), opener)
+        ready: list[ReadyMap] = []
+        self._room.attempt(lambda: ready.append(_open_ready(meta, fd, opener)), fd, 0)
+        return Device(meta.device, fd, ready[0], opener, self._room)
 
     def _open_table(self, verified_head: Path, spec: DeviceSpec) -> ChunkTable:
         return open_table(self._stores.get(spec.store_url).blobs, spec, verified_head)

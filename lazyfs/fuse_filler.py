@@ -27,6 +27,7 @@ from hotstart.core.log import get_logger
 from hotstart.kernel.libc import ignore_broken_pipes
 from hotstart.kernel.mounts import is_mounted, unmount
 from lazyfs.device import Device
+from lazyfs.disk_space import errno_for_reader
 from lazyfs.fault import Fault
 from lazyfs.fill_engine import FillEngine
 from lazyfs.pieces import page_run
@@ -64,7 +65,7 @@ class FlatDevice:
         return self.device.spec.size_bytes
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return the bytes there, filling what is absent. Raises OSError (EIO) if that fails."""
+        """Return the bytes there; absent ones are filled. Raises OSError (EIO, ENOSPC)."""
         length = min(length, self.size_bytes - offset)
         if length <= 0:
             return b""
@@ -92,7 +93,7 @@ class FlatDevice:
         self._engine.request(Fault(self.device, first, pages, answer, time.monotonic()))
         done.wait()  # the engine answers each fault, at the latest when its patience ends
         if errors:
-            raise OSError(errno.EIO, str(errors[0])) from errors[0]
+            raise OSError(errno_for_reader(errors[0]), str(errors[0])) from errors[0]
 
     def close(self) -> None:
         """Close the device."""
@@ -125,7 +126,7 @@ class _Operations(mfusepy.Operations):  # type: ignore[misc]  # the library has 
         return 0
 
     def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
-        """Return bytes, or fail with EIO."""
+        """Return bytes, or fail with EIO or ENOSPC."""
         return self._find(path).read(offset, size)
 
     def _find(self, path: str) -> FlatDevice:

@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,17 @@ from hotstart.core.log import get_logger
 from hotstart.kernel.erofs import ErofsMount, mount_erofs, set_read_ahead
 from hotstart.kernel.keeper_client import HandleSet
 from hotstart.kernel.mounts import is_mounted, mounts_below, unmount
+from hotstart.store.layers import raw_digest
 from hotstart.store.ready_map import is_complete
 from hotstart.store.trace import Trace
 from lazyfs.cache import Cache
+from lazyfs.cache_contents import CacheEntry
+from lazyfs.checked_bootstraps import checked_bootstrap
 from lazyfs.device_handles import device_set_name
 from lazyfs.fill_client import FillClient
 from lazyfs.keeper_guard import KeeperGuard
 from lazyfs.mount_stats import MountStats
+from lazyfs.mounted_image import MountBusy, MountedEntry, MountedImage
 from lazyfs.name_locks import NameLocks
 from lazyfs.plans import BundlePlan, Plan, TracePlan
 from lazyfs.recording import Recording, record
@@ -45,52 +48,6 @@ log = get_logger(__name__)
 
 MOUNT_KIND = "mount"
 IDLE_LIMIT = 16
-
-
-class MountBusy(Conflict):
-    """A process has a file of the mount open; its devices must go on being served."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"{path}: a process still uses this mount", f"see: fuser -vm {path}")
-        self.path = path
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """One mounted image. ``uses`` and ``unused_since_s`` change under the books' lock.
-
-    The latest of ``uses`` is the last.
-    """
-
-    spec: MountSpec
-    path: Path
-    mount: ErofsMount
-    uses: list[MountedImage] = field(default_factory=list)
-    unused_since_s: float = field(default_factory=time.monotonic)
-    keep_marks: bool = False
-
-
-class MountedImage:
-    """One use of a mounted image; ``release`` exactly once."""
-
-    def __init__(self, mounts: ImageMounts, entry: _Entry, read_ahead_kib: int) -> None:
-        self._mounts = mounts
-        self._entry: _Entry | None = entry
-        self.read_ahead_kib = read_ahead_kib
-        self.spec = entry.spec
-        self.path = entry.path
-
-    def release(self) -> None:
-        """Let go; a second call does nothing."""
-        entry, self._entry = self._entry, None
-        if entry is not None:
-            self._mounts.give_back(entry, self)
-
-    def __enter__(self) -> MountedImage:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
 
 class ImageMounts:
@@ -125,7 +82,7 @@ class ImageMounts:
         self._idle_limit = idle_limit
         self._lock = threading.Lock()
         self._images = NameLocks()
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, MountedEntry] = {}
         self.lost: tuple[Path, ...] = ()
         """Mounts that ``adopt`` found without handles: what runs on them may have read zeros."""
 
@@ -157,7 +114,7 @@ class ImageMounts:
         path = Path(held.meta["path"])
         if is_mounted(path):
             bdis = tuple(held.meta["bdis"])
-            self._entries[spec.manifest] = _Entry(spec, path, ErofsMount(path, bdis))
+            self._entries[spec.manifest] = MountedEntry(spec, path, ErofsMount(path, bdis))
         else:
             self._guard.drop(name)
 
@@ -194,11 +151,18 @@ class ImageMounts:
             with self._lock:  # the last step: nothing can fail any more
                 entry.uses.append(use)
                 self._entries[spec.manifest] = entry
+            self._cache.touch(spec)
         return use
 
-    def _mount_new(self, spec: MountSpec, read_ahead_kib: int, *, keep_marks: bool) -> _Entry:
+    def _mount_new(self, spec: MountSpec, read_ahead_kib: int, *, keep_marks: bool) -> MountedEntry:
+        with self._cache.using(raw_digest(spec.bootstrap).hex):
+            return self._mount_held(spec, read_ahead_kib, keep_marks=keep_marks)
+
+    def _mount_held(
+        self, spec: MountSpec, read_ahead_kib: int, *, keep_marks: bool
+    ) -> MountedEntry:
         blobs = self._stores.get(spec.store_url).blobs
-        bootstrap = self._cache.bootstrap(spec.bootstrap, blobs)
+        bootstrap = checked_bootstrap(self._cache, spec, blobs)
         path = self._directory / spec.manifest
         path.mkdir(exist_ok=True)
         with ExitStack() as undo:
@@ -217,7 +181,7 @@ class ImageMounts:
             if not keep_marks:
                 self._devices.mounted(spec.devices)
             undo.pop_all()
-        return _Entry(spec, path, mount, keep_marks=keep_marks)
+        return MountedEntry(spec, path, mount, keep_marks=keep_marks)
 
     def _claim(self, spec: MountSpec, undo: ExitStack) -> None:
         """Claim every device of an image, or none."""
@@ -239,13 +203,14 @@ class ImageMounts:
         if spec is not None:
             self._unclaim(spec)
 
-    def give_back(self, entry: _Entry, use: MountedImage) -> None:
+    def give_back(self, entry: MountedEntry, use: MountedImage) -> None:
         """Note that one user is gone; unmount what has been idle longest beyond the limit."""
         with self._images.holding(entry.spec.manifest):
             with self._lock:
                 entry.uses.remove(use)
                 entry.unused_since_s = time.monotonic()
                 latest = entry.uses[-1:]
+            self._cache.touch(entry.spec)
             for one in latest:
                 with suppress(OSError):  # reads of the uses that are left are slower or faster
                     set_read_ahead(entry.mount, one.read_ahead_kib)
@@ -257,7 +222,7 @@ class ImageMounts:
             except (HotstartError, OSError) as err:  # no matter of whoever lets go of another
                 log.warning("idle_mount_not_ended", path=idle.path, reason=err)
 
-    def _surplus(self) -> list[_Entry]:
+    def _surplus(self) -> list[MountedEntry]:
         with self._lock:
             idle = [entry for entry in self._entries.values() if not entry.uses]
         idle.sort(key=lambda entry: entry.unused_since_s)
@@ -275,6 +240,33 @@ class ImageMounts:
                 return False
             _unmount_unused(entry.path)
             self._forget(entry)
+            return True
+
+    def end_idle(self, name: str) -> bool:
+        """Unmount what is mounted on a device or bootstrap of the cache and used by nobody.
+
+        ``name`` as in cache_contents.py. False if anything of it is in use. Raises MountBusy.
+        """
+        with self._lock:
+            mounted = [entry for entry in self._entries.values() if name in entry.cache_names]
+            if any(entry.uses for entry in mounted):
+                return False
+        return all(self.unmount(entry.spec.manifest) for entry in mounted)
+
+    def remove_unused(self, entry: CacheEntry) -> bool:
+        """Delete an entry of the cache that no mount uses; False, and all of it stays, if one does.
+
+        Whoever wants to use it meanwhile waits, and then finds none.
+        """
+        with ExitStack() as held:
+            for digest in sorted(entry.bootstraps):
+                held.enter_context(self._cache.using(digest))
+            if entry.is_device:
+                return self._devices.remove_unused(entry)
+            with self._lock:
+                if any(entry.name in mounted.cache_names for mounted in self._entries.values()):
+                    return False
+            entry.remove()
             return True
 
     def unmount_all(self) -> None:
@@ -295,7 +287,7 @@ class ImageMounts:
         if used:
             raise Conflict(f"images are in use: {', '.join(used)}", "stop their containers")
 
-    def _forget(self, entry: _Entry) -> None:
+    def _forget(self, entry: MountedEntry) -> None:
         """Let go of what an unmounted image held: all of it, even if a step fails."""
         manifest = entry.spec.manifest
         with self._lock:
@@ -325,7 +317,7 @@ class ImageMounts:
             case _:
                 return tuple(device.device_id for device in self._entry(name).spec.devices)
 
-    def _entry(self, name: str) -> _Entry:
+    def _entry(self, name: str) -> MountedEntry:
         with self._lock:
             entry = self._entries.get(name)
         if entry is None:
@@ -359,9 +351,8 @@ class ImageMounts:
     def mount_recording(self, spec: MountSpec, *, read_ahead_kib: int) -> Iterator[Recording]:
         """Mount an image a second time, apart, and note exactly what is touched there."""
         with self.mount(spec, read_ahead_kib=read_ahead_kib):
-            bootstrap = self._cache.bootstrap(
-                spec.bootstrap, self._stores.get(spec.store_url).blobs
-            )
+            blobs = self._stores.get(spec.store_url).blobs
+            bootstrap = checked_bootstrap(self._cache, spec, blobs)
             with record(
                 spec,
                 bootstrap,

@@ -6,7 +6,8 @@ twice, and no reader waits for a queue. Jobs of chunks give way to faults; a sta
 it *is* what the next faults ask for. Its frames are made known before the first is fetched.
 
 A job ends when its last task has ended; what failed for good is in ``error`` (the first of it) and
-does not stop the rest. Threads end with their job: an idle worker has none.
+does not stop the rest, unless the disk is full. Threads end with their job: an idle worker has
+none.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from hotstart.core.log import get_logger
 from lazyfs.device import Device, FrameMap
+from lazyfs.disk_space import is_full
 from lazyfs.error_roots import error_to_json
 from lazyfs.fill_engine import FillEngine
 from lazyfs.pieces import Task
@@ -106,7 +108,16 @@ class _Runner:
                 self._job.end()
 
     def _ended(self, _: Task, error: BaseException | None) -> None:
+        if error is not None and is_full(error):
+            self._stop(error)  # what comes next would be fetched for nothing
         self._job.end(error)
+
+    def _stop(self, error: BaseException) -> None:
+        with self._lock:
+            if not self._exhausted:
+                log.warning("prefetch_stopped", kind=self._job.kind, error=str(error))
+                self._exhausted = True
+                self._job.end(error)
 
     def _next(self) -> Task | None:
         with self._lock:

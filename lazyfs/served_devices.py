@@ -16,6 +16,7 @@ from pathlib import Path
 from hotstart.core.errors import IntegrityError
 from hotstart.kernel.keeper_client import HandleSet
 from lazyfs.cache import Cache
+from lazyfs.cache_contents import CacheEntry
 from lazyfs.descriptor_room import check_devices
 from lazyfs.device_handles import (
     KIND,
@@ -87,6 +88,15 @@ class ServedDevices:
         """Give one claim back; the last one ends the serving."""
         with self._locks.holding(device_id):
             self._release(device_id)
+
+    def remove_unused(self, entry: CacheEntry) -> bool:
+        """Delete a device of the cache unless it is claimed or held; False if it is."""
+        with self._locks.holding(entry.name):
+            name = device_set_name(entry.name)
+            if self._claims[entry.name] or self._guard.get(name) is not None:
+                return False
+            entry.remove()
+            return True
 
     def mounted(self, specs: Iterable[DeviceSpec]) -> None:
         """Say that devices are mounted: complete ones lose their mark, now or later."""

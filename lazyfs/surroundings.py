@@ -45,7 +45,7 @@ class Surroundings:
 
     def _look_up(self, fault: Fault, packs: Packs) -> None:
         device = fault.device
-        if device.closed or self._pool.unfinished > UNFINISHED:
+        if device.closed or device.short_of_space or self._pool.unfinished > UNFINISHED:
             return
         missed = Span(fault.first_page * PAGE, fault.pages * PAGE)
         window = self._around.window(device.device_id, missed, device.spec.pages * PAGE)

@@ -16,11 +16,18 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from hotstart.core.log import configure, get_logger
 from hotstart.kernel.keeper_client import KeeperClient
+from hotstart.kernel.privileges import (
+    CAP_DAC_READ_SEARCH,
+    CAP_SYS_ADMIN,
+    keep_capabilities,
+    may,
+)
 from hotstart.store.stack import preload_client
 from lazyfs.control_server import ControlServer, Operation
 from lazyfs.crash_points import Passage, crash_at, no_crash, slow_at
@@ -28,10 +35,14 @@ from lazyfs.descriptor_room import raise_limit
 from lazyfs.fill_engine import PATIENCE_S
 from lazyfs.fill_service import FillService
 from lazyfs.pulls import Pulls
+from lazyfs.room import SOCKET as ROOM_SOCKET
+from lazyfs.room import Room
 
 log = get_logger(__name__)
 
 SOCKET = "fill.sock"
+FUSE_WANTED = "fuse-wanted"
+"""A file in RUN_DIR: a device has been served by FUSE here, which takes CAP_SYS_ADMIN."""
 
 
 def operations(service: FillService) -> dict[str, Operation]:
@@ -54,6 +65,25 @@ def operations(service: FillService) -> dict[str, Operation]:
     }
 
 
+def drop_privileges(run_dir: Path) -> None:
+    """Keep what reading a store of any owner takes, and nothing else: this process reads what
+    others wrote. Descriptors that need more were opened by the agent; only FUSE mounts are our own.
+    """
+    kept = {CAP_DAC_READ_SEARCH}
+    if (run_dir / FUSE_WANTED).exists():
+        kept.add(CAP_SYS_ADMIN)
+    keep_capabilities(kept)
+
+
+def _before_fuse(run_dir: Path) -> None:
+    """End for a successor that may mount; whoever asked asks that one again (fill_client.py)."""
+    if may(CAP_SYS_ADMIN):
+        return
+    (run_dir / FUSE_WANTED).touch()
+    log.info("fill_worker_replaced", reason="FUSE has to be mounted")
+    os._exit(0)
+
+
 def _passage(crash: str, slow: str) -> Passage:
     """Return what is done at named points: nothing, except in tests."""
     crashes = crash_at(crash) if crash else no_crash
@@ -73,6 +103,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     configure()
     raise_limit()  # an event costs a descriptor while it waits
+    drop_privileges(options.run_dir)
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     with KeeperClient(options.run_dir / "keeper.sock") as keeper:
@@ -82,6 +113,8 @@ def main(argv: Sequence[str]) -> int:
             pulls=Pulls(options.run_dir),
             patience_s=options.patience_s,
             passage=passage,
+            room=Room(options.run_dir / ROOM_SOCKET),
+            before_fuse=partial(_before_fuse, options.run_dir),
         )
         taken = service.take_over()
         control = ControlServer(options.run_dir / SOCKET, operations(service))

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -52,4 +53,18 @@ def small_file_system(tmp_path):
         try:
             yield target
         finally:
+            _unmount_when_idle(target)
+
+
+def _unmount_when_idle(target):
+    """A keeper that was told to end may hold its directory for a moment more."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
             unmount(target)
+        except OSError as err:
+            if err.errno != 16 or time.monotonic() > deadline:  # EBUSY
+                raise
+            time.sleep(0.01)
+        else:
+            return

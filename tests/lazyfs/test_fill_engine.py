@@ -11,6 +11,7 @@ from hotstart.core.errors import Unavailable
 from hotstart.core.span import PAGE, Span
 from hotstart.store.blob_store import BlobNotFound, StoreDenied
 from hotstart.store.trace import Trace, TraceSpan
+from lazyfs.disk_space import DiskFull
 from lazyfs.plans import EverythingPlan, TracePlan
 from lazyfs.prefetch import Prefetcher
 from tests.fakes.faulty_store import FaultyBlobs
@@ -143,7 +144,7 @@ def test_a_full_disk_fails_the_reader_and_a_later_read_succeeds(small, monkeypat
     with small.engine() as (engine, device):
         written = device.write
         monkeypatch.setattr(type(device), "write", no_space)
-        assert isinstance(Reader(engine, device, 0, 1).result(), OSError)
+        assert isinstance(Reader(engine, device, 0, 1).result(), DiskFull)
         monkeypatch.setattr(type(device), "write", lambda _, *words: written(*words))
         assert Reader(engine, device, 0, 1).bytes() == expected(small, 0, 1)
 

@@ -1,0 +1,84 @@
+"""Bootstraps that may be mounted: here, with the right digest, and found well-formed once.
+
+Whoever can write a store can make the kernel read a file system of theirs, so a bootstrap is
+checked through and through (hotstart/store/bootstrap_check.py) when it arrives. The verdict is kept
+beside it, in HEX.checked: the version of the check, the digest that it holds for, and the devices
+that the bootstrap names. Later mounts compare digest and devices only. A verdict of another version
+counts for nothing. Methods may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from hotstart.core.errors import IntegrityError
+from hotstart.core.log import get_logger
+from hotstart.store.blob_store import BlobStore
+from hotstart.store.bootstrap_check import check_bootstrap_image
+from hotstart.store.layers import raw_digest
+from lazyfs.cache import Cache
+from lazyfs.spec import DeviceSpec, MountSpec
+
+log = get_logger(__name__)
+
+CHECK_VERSION = 1
+"""Raised whenever the check refuses more than before: what was accepted is then checked again."""
+
+Devices = list[tuple[str, int]]
+"""Device id and blocks of each device, in the order of the device table."""
+
+
+class DevicesDisagree(IntegrityError):
+    """A manifest's devices are not those that its bootstrap names."""
+
+    def __init__(self, manifest: str) -> None:
+        super().__init__(f"image {manifest[:12]}: its bootstrap names other devices than it has")
+
+
+def checked_bootstrap(cache: Cache, spec: MountSpec, blobs: BlobStore) -> Path:
+    """Return the bootstrap of an image, fit to be mounted with the image's devices.
+
+    Raises BootstrapInvalid, DevicesDisagree, and what fetching it raises.
+    """
+    path = cache.bootstrap(spec.bootstrap, blobs)
+    digest = str(raw_digest(spec.bootstrap))
+    devices = _read_verdict(path, digest)
+    if devices is None:
+        devices = _check(path)
+        _keep_verdict(path, digest, devices)
+    if devices != [_named(device) for device in spec.devices]:
+        raise DevicesDisagree(spec.manifest)
+    return path
+
+
+def _named(device: DeviceSpec) -> tuple[str, int]:
+    return device.device_id, device.pages
+
+
+def _check(path: Path) -> Devices:
+    head = check_bootstrap_image(path.read_bytes())
+    log.info("bootstrap_checked", path=path, inodes=head.inodes)
+    return list(head.devices)
+
+
+def _read_verdict(path: Path, digest: str) -> Devices | None:
+    """Return the devices of a bootstrap that was found right, or None: check it."""
+    try:
+        value = json.loads(path.with_suffix(".checked").read_bytes())
+        if (value["version"], value["digest"]) != (CHECK_VERSION, digest):
+            return None
+        return [(str(tag), int(blocks)) for tag, blocks in value["devices"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _keep_verdict(path: Path, digest: str, devices: Devices) -> None:
+    """Place the verdict by one rename. Not synced, and none is no matter: it costs a check."""
+    staged = path.with_name(f".{path.name}.checked.{os.getpid()}")
+    value = {"version": CHECK_VERSION, "digest": digest, "devices": devices}
+    with contextlib.suppress(OSError):
+        staged.write_text(json.dumps(value))
+        staged.replace(path.with_suffix(".checked"))
