@@ -33,6 +33,7 @@ from hotstart.core.run import run
 from hotstart.kernel.cgroup import Group, hierarchies
 from hotstart.store.signing import NodeKey, PublicKey, load_trusted
 from hotstart.store.stack import Store
+from lazyfs import patience
 from lazyfs.cache import Cache
 from lazyfs.descriptor_room import check_start, raise_limit
 from lazyfs.device_handles import KIND
@@ -325,8 +326,11 @@ def worker_commands(run_dir: Path, environment: Mapping[str, str]) -> tuple[Work
     The keeper outlives agents, and with it the variables of the first. An agent that has
     credentials brings its own, and none of an earlier one: a new key never goes with an old session
     token. One that was started without any leaves those with which its containers are being read.
+    Raises UserError for a patience that is none.
     """
     env = {"PYTHONPATH": str(Path(agent.__file__).parents[1])}
+    if environment.get(patience.VARIABLE):
+        env[patience.VARIABLE] = f"{patience.patience_s(environment):g}"
     if any(environment.get(name) for name in _SOURCES):
         given = {name: value for name, value in environment.items() if name.startswith(_AWS)}
         env |= dict.fromkeys(_CREDENTIALS, "") | given

@@ -15,7 +15,10 @@ KEPT_WAITS = 4096
 
 @dataclass(slots=True, eq=False)
 class DeviceCounters:
-    """``faults``: events raised; ``misses``: those that had to wait for bytes."""
+    """``faults``: events raised; ``misses``: those that had to wait for bytes.
+
+    ``mismatches``: chunks that came wrong; ``quarantined``: those that did so twice.
+    """
 
     faults: int = 0
     misses: int = 0
@@ -25,6 +28,7 @@ class DeviceCounters:
     fetched_bytes: int = 0
     retries: int = 0
     mismatches: int = 0
+    quarantined: int = 0
     errors: int = 0
     waits_ms: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT_WAITS))
 
@@ -40,6 +44,7 @@ class DeviceCounters:
             "fetched_bytes": self.fetched_bytes,
             "retries": self.retries,
             "mismatches": self.mismatches,
+            "quarantined": self.quarantined,
             "errors": self.errors,
             "fault_median_ms": _quantile(waits, 0.5),
             "fault_p99_ms": _quantile(waits, 0.99),

@@ -1,8 +1,9 @@
 """Bytes of a task: fetched by one request, decoded, verified, written, and only then marked ready.
 
 A piece whose bytes are not what its digest says is fetched once more (a bad byte may have come on
-the way); if it is wrong again, that is an IntegrityError and the reader gets EIO. No byte reaches
-a device unverified. Holds no state of its own; every method may run in any thread.
+the way); if it is wrong again, it is put into quarantine, one line says so, and its readers get EIO
+without a request until it is let out (quarantine.py). No byte reaches a device unverified. Every
+method may run in any thread.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from hotstart.store.blob_store import Content
 from hotstart.store.packs import decode
 from lazyfs.crash_points import CrashPoint, Passage, no_crash
 from lazyfs.pieces import Piece, Task
+from lazyfs.quarantine import QUARANTINE_S, ChunkQuarantined, Quarantine
 from lazyfs.stores import StorePool
 
 log = get_logger(__name__)
@@ -25,12 +27,26 @@ log = get_logger(__name__)
 class Fetcher:
     """Fills pieces out of the stores of ``stores``."""
 
-    def __init__(self, stores: StorePool, passage: Passage = no_crash) -> None:
+    def __init__(
+        self,
+        stores: StorePool,
+        passage: Passage = no_crash,
+        quarantine: Quarantine | None = None,
+    ) -> None:
         self._stores = stores
         self._passage = passage
+        self.quarantine = quarantine if quarantine is not None else Quarantine()
 
     def fetch(self, task: Task) -> memoryview:
-        """Return the bytes of the task's span. Raises what the store raises."""
+        """Return the bytes of the task's span. Raises what the store raises, ChunkQuarantined.
+
+        The latter only if none of the task's pieces may be fetched: the others are wanted.
+        """
+        for piece in task.pieces:
+            if not self.quarantine.left_s(piece.digest):
+                break
+        else:
+            self._refuse_quarantined(task, task.pieces[0])
         content = self._stores.get(task.store_url).blobs.read(task.blob, task.span)
         self._passage(CrashPoint.FETCHED)
         return memoryview(content)
@@ -38,27 +54,53 @@ class Fetcher:
     def fill(self, task: Task, piece: Piece, stored: Content) -> None:
         """Verify a piece's stored bytes and write them to all its targets.
 
-        Raises IntegrityError (wrong twice), what the store raises, or OSError (device full).
+        Raises ChunkQuarantined (wrong twice), what the store raises, or OSError (device full).
         """
+        self._refuse_quarantined(task, piece)
         try:
             content = _verified(task, piece, stored)
         except IntegrityError as err:
-            self._note_mismatch(piece, err)
-            again = Span(piece.offset, piece.stored_length)
-            stored = self._stores.get(task.store_url).blobs.read(task.blob, again)
-            content = _verified(task, piece, stored)
+            content = self._fetched_again(task, piece, err)
         view = memoryview(content)
         for target in piece.targets:
             end = target.offset + target.pages * PAGE
             target.device.fill(target.first_page, view[target.offset : end], self._written)
             self._passage(CrashPoint.READY_SET)
 
+    def _refuse_quarantined(self, task: Task, piece: Piece) -> None:
+        left_s = self.quarantine.left_s(piece.digest)
+        if left_s:
+            raise ChunkQuarantined(_source(task, piece), piece.digest, left_s)
+
+    def _fetched_again(self, task: Task, piece: Piece, err: IntegrityError) -> Content:
+        """Return the bytes of a piece that came wrong once. Raises ChunkQuarantined."""
+        counters = piece.targets[0].device.counters
+        counters.mismatches += 1
+        log.warning("chunk_mismatch", error=str(err), action="fetching it once more")
+        span = Span(piece.offset, piece.stored_length)
+        stored = self._stores.get(task.store_url).blobs.read(task.blob, span)
+        try:
+            return _verified(task, piece, stored)
+        except IntegrityError as again:
+            counters.mismatches += 1
+            counters.quarantined += 1
+            self.quarantine.put(piece.digest)
+            log.error(  # noqa: TRY400  # expected: no traceback
+                "chunk_quarantined",
+                device=piece.targets[0].device.device_id,
+                page=piece.targets[0].first_page,
+                error=str(again),
+                for_s=QUARANTINE_S,
+                action="readers get EIO; verify the store (hotstart verify) and build again",
+            )
+            raise ChunkQuarantined(_source(task, piece), piece.digest, QUARANTINE_S) from again
+
     def _written(self) -> None:
         self._passage(CrashPoint.WRITTEN)
 
-    def _note_mismatch(self, piece: Piece, err: IntegrityError) -> None:
-        piece.targets[0].device.counters.mismatches += 1
-        log.warning("chunk_mismatch", error=str(err), action="fetching it once more")
+
+def _source(task: Task, piece: Piece) -> str:
+    return f"{task.store_url}: blob {task.blob} at {piece.offset}+{piece.stored_length}"
 
 
 def _verified(task: Task, piece: Piece, stored: Content) -> Content:
@@ -66,6 +108,7 @@ def _verified(task: Task, piece: Piece, stored: Content) -> Content:
     content = decode(stored, raw=piece.raw, length=piece.length)
     actual = blake3(content).digest()
     if actual != piece.digest or len(content) != piece.length:
-        source = f"{task.store_url}: blob {task.blob} at {piece.offset}+{piece.stored_length}"
-        raise DigestMismatch(source, f"blake3:{piece.digest.hex()}", f"blake3:{actual.hex()}")
+        raise DigestMismatch(
+            _source(task, piece), f"blake3:{piece.digest.hex()}", f"blake3:{actual.hex()}"
+        )
     return content

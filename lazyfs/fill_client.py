@@ -136,6 +136,10 @@ class FillClient:
         """Open connections to a store; returns how many answered."""
         return int(self._ask("warm", store=store_url))
 
+    def lift_quarantine(self) -> int:
+        """Let chunks that came wrong twice be fetched again; returns how many."""
+        return int(self._ask("lift_quarantine"))
+
     def stats(self) -> dict[str, dict[str, Any]]:
         """Return counters and sizes by device id."""
         result: dict[str, dict[str, Any]] = self._ask("stats")

@@ -19,23 +19,26 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from hotstart.core.errors import Unavailable
+from hotstart.core.errors import IntegrityError, Unavailable
 from hotstart.core.log import get_logger
 from hotstart.core.span import PAGE, Span, align_up
-from hotstart.store.chunk_table import Chunk
+from hotstart.store.chunk_table import Chunk, ChunkTable
+from hotstart.store.retrying import jittered_s
 from lazyfs.claims import Claims, Packs
 from lazyfs.device import Device, DeviceClosed
 from lazyfs.disk_space import is_full
 from lazyfs.fault import Fault
 from lazyfs.fetcher import Fetcher
 from lazyfs.pieces import Piece, Purpose, State, Task
+from lazyfs.quarantine import ChunkQuarantined
 from lazyfs.read_around import ReadAround
 from lazyfs.surroundings import Surroundings
 from lazyfs.task_pool import TaskPool, run_logged
 
 log = get_logger(__name__)
 
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
+"""A store may be away for a minute, and be asked again some seconds after it is back."""
 DEMAND_THREADS = 16
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.05, 2.0
 PREFETCH_BESIDE_FAULTS = 4
@@ -91,9 +94,8 @@ class FillEngine:
         """Find the chunks of a fault's absent pages and fetch those that nobody fetches."""
         device = fault.device
         try:
-            table = device.table()
             spans = [Span(a * PAGE, (b - a) * PAGE) for a, b in fault.missing_runs()]
-            found = [table.between(span) for span in spans]
+            table, found = _chunks_of(device, spans)
         except Unavailable as err:
             self._look_up_again(fault, err)
         except Exception as err:  # whatever it is, the reader must be answered
@@ -130,7 +132,7 @@ class FillEngine:
         fault.device.counters.retries += 1
         waited_s = time.monotonic() - fault.since_s
         delay_s = min(MAX_BACKOFF_S, max(FIRST_BACKOFF_S, waited_s / 2))
-        self.demand.later(delay_s, partial(self._look_up, fault))
+        self.demand.later(jittered_s(delay_s), partial(self._look_up, fault))
 
     def _submit_demand(self, task: Task, fault: Fault) -> None:
         self._count_demand(task, fault)
@@ -198,7 +200,7 @@ class FillEngine:
         delay_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2**task.attempts)
         task.attempts += 1
         task.pieces[0].targets[0].device.counters.retries += 1
-        self.demand.later(delay_s, partial(self.run, task))
+        self.demand.later(jittered_s(delay_s), partial(self.run, task))
 
     def _fetch(self, task: Task) -> memoryview:
         view = self._fetcher.fetch(task)
@@ -228,8 +230,8 @@ class FillEngine:
             if piece.state is State.RUNNING:
                 self._end_piece(task, piece, error)
         ended = self.claims.end_task(task, State.FAILED if error is not None else State.DONE)
-        if error is not None and not isinstance(error, DeviceClosed):
-            log.error("fill_failed", blob=task.blob, span=task.span, error=str(error))
+        if error is not None and not isinstance(error, DeviceClosed | ChunkQuarantined):
+            _log_failed(task, error)
         for device in {target.device for piece in task.pieces for target in piece.targets}:
             if not device.closed:
                 self.check_complete(device)
@@ -248,7 +250,7 @@ class FillEngine:
             elif may_pass is not None and self._is_patient(fault.since_s):
                 self._release(fault, after=may_pass)
             else:
-                self._fail(fault, error)
+                self._fail(fault, error, logged=True)
                 self._release(fault)
 
     def _release(self, fault: Fault, *, after: Unavailable | None = None) -> None:
@@ -272,12 +274,13 @@ class FillEngine:
             else:
                 self._look_up_again(fault, after)
 
-    def _fail(self, fault: Fault, error: BaseException) -> None:
+    def _fail(self, fault: Fault, error: BaseException, *, logged: bool = False) -> None:
+        """Answer a fault with an error; ``logged``: the task's line says what and why already."""
         if self.claims.settle(fault):
             fault.device.counters.errors += 1
-            log.error(
-                "fault_failed", device=fault.device.device_id, page=fault.first_page, error=error
-            )
+            device = fault.device.device_id
+            if not logged:
+                log.error("fault_failed", device=device, page=fault.first_page, error=error)
             fault.answer(error)
 
     def check_complete(self, device: Device) -> None:
@@ -310,3 +313,32 @@ def note_holes(device: Device, span: Span, chunks: Sequence[Chunk]) -> None:
 def _mark_hole(device: Device, start: int, end: int) -> None:
     if end > start:
         device.mark_ready(start // PAGE, (end - start) // PAGE)
+
+
+def _chunks_of(device: Device, spans: Sequence[Span]) -> tuple[ChunkTable, list[list[Chunk]]]:
+    """Return a device's table and what it says of spans; a part that came wrong is read again.
+
+    Raises what the store raises, IntegrityError (wrong twice).
+    """
+    try:
+        table = device.table()
+        return table, [table.between(span) for span in spans]
+    except IntegrityError as err:
+        device.counters.mismatches += 1
+        log.warning("chunk_table_mismatch", error=str(err), action="reading it once more")
+        table = device.table()
+        return table, [table.between(span) for span in spans]
+
+
+def _log_failed(task: Task, error: BaseException) -> None:
+    """Say which blob could not be had, for which device, and what to do: one line a task."""
+    target = task.pieces[0].targets[0]
+    log.error(
+        "fill_failed",
+        blob=task.blob,
+        span=task.span,
+        device=target.device.device_id,
+        page=target.first_page,
+        error=str(error),
+        action=getattr(error, "hint", "") or "a later read tries again",
+    )

@@ -40,7 +40,7 @@ from lazyfs.pulls import Pulls
 from lazyfs.read_around import ReadAround
 from lazyfs.room import Room
 from lazyfs.spec import DeviceSpec
-from lazyfs.stores import StorePool
+from lazyfs.stores import StorePool, open_impatient
 from lazyfs.table_reader import open_table
 from lazyfs.touches import make_trace
 
@@ -86,10 +86,12 @@ class FillService:
         self._keeper = keeper
         self._room = room if room is not None else Room()
         self._pulls = pulls
-        self._stores = StorePool()
+        self._stores = StorePool(open_impatient)
+        self._patient_stores = StorePool()
+        self._fetcher = Fetcher(self._stores, passage)
         self._passage = passage
         self._engine = FillEngine(
-            Fetcher(self._stores, passage),
+            self._fetcher,
             patience_s=patience_s,
             on_complete=self._completed,
             around=ReadAround(),
@@ -186,13 +188,13 @@ class FillService:
         return served
 
     def _device(self, meta: DeviceMeta, fd: int) -> Device:
-        opener = partial(self._open_table, Path(meta.ready_path).with_suffix(".verified"))
+        verified = Path(meta.ready_path).with_suffix(".verified")
+        # What can't be verified again after a power loss is lost: that may take longer.
+        patient = partial(_open_table, self._patient_stores, verified)
         ready: list[ReadyMap] = []
-        self._room.attempt(lambda: ready.append(_open_ready(meta, fd, opener)), fd, 0)
+        self._room.attempt(lambda: ready.append(_open_ready(meta, fd, patient)), fd, 0)
+        opener = partial(_open_table, self._stores, verified)
         return Device(meta.device, fd, ready[0], opener, self._room)
-
-    def _open_table(self, verified_head: Path, spec: DeviceSpec) -> ChunkTable:
-        return open_table(self._stores.get(spec.store_url).blobs, spec, verified_head)
 
     def detach(self, name: str, token: str) -> None:
         """Stop serving a set that nobody reads any more; no error if it is not served.
@@ -271,6 +273,10 @@ class FillService:
         """Open connections to a store; returns how many answered."""
         return self._stores.warm(url)
 
+    def lift_quarantine(self) -> int:
+        """Let chunks that came wrong twice be fetched again; returns how many."""
+        return self._fetcher.quarantine.lift()
+
     def stats(self) -> dict[str, Any]:
         """Return counters and sizes by device id."""
         with self._lock:
@@ -320,6 +326,10 @@ class FillService:
             return  # it came off before
         except OSError as err:
             log.warning("mark_not_removed", device=meta.device.device_id, error=str(err))
+
+
+def _open_table(stores: StorePool, verified_head: Path, spec: DeviceSpec) -> ChunkTable:
+    return open_table(stores.get(spec.store_url).blobs, spec, verified_head)
 
 
 def _check_token(name: str, token: str | None, meta: DeviceMeta) -> None:

@@ -13,6 +13,7 @@ from threading import Thread
 
 from hotstart.core.digest import Digest
 from hotstart.core.errors import HotstartError
+from hotstart.store.retrying import ONCE
 from hotstart.store.stack import Store, open_store
 
 WARM_CONNECTIONS = 16
@@ -61,3 +62,8 @@ class StorePool:
 
 def _open(url: str) -> Store:
     return open_store(url, create=False)
+
+
+def open_impatient(url: str) -> Store:
+    """Open a store that says at once what failed: the fill engine repeats by itself, and longer."""
+    return open_store(url, create=False, retry=ONCE)

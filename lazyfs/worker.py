@@ -32,8 +32,8 @@ from hotstart.store.stack import preload_client
 from lazyfs.control_server import ControlServer, Operation
 from lazyfs.crash_points import Passage, crash_at, no_crash, slow_at
 from lazyfs.descriptor_room import raise_limit
-from lazyfs.fill_engine import PATIENCE_S
 from lazyfs.fill_service import FillService
+from lazyfs.patience import patience_s
 from lazyfs.pulls import Pulls
 from lazyfs.room import SOCKET as ROOM_SOCKET
 from lazyfs.room import Room
@@ -61,6 +61,7 @@ def operations(service: FillService) -> dict[str, Operation]:
         "record_start": nothing(lambda r: service.record_start(r["devices"])),
         "record_stop": lambda r: service.record_stop(r["names"]),
         "warm": lambda r: service.warm(r["store"]),
+        "lift_quarantine": lambda _: service.lift_quarantine(),
         "stats": lambda _: service.stats(),
     }
 
@@ -97,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
     """Serve until SIGTERM; 0 then."""
     parser = argparse.ArgumentParser(prog="lazyfs.worker")
     parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--patience-s", type=float, default=PATIENCE_S)
+    parser.add_argument("--patience-s", type=float, default=patience_s(os.environ))
     parser.add_argument("--crash-at", default="", help="named crash point, for tests")
     parser.add_argument("--slow-at", default="", help="named point to wait at, for tests")
     options = parser.parse_args(argv)

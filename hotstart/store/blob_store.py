@@ -26,7 +26,8 @@ class BlobNotFound(NotFound):
 
     def __init__(self, store_url: str, digest: Digest) -> None:
         super().__init__(
-            f"{store_url}: no blob {digest}", "was the image removed, or is this another store?"
+            f"{store_url}: no blob {digest}",
+            "was the image removed, or is this another store? put the blob back, or build it again",
         )
         self.store_url = store_url
         self.digest = digest
@@ -56,6 +57,10 @@ class StoreUnavailable(Unavailable):
     def __init__(self, store_url: str, what: str) -> None:
         super().__init__(f"{store_url}: {what}")
         self.store_url = store_url
+
+
+class StoreBusy(StoreUnavailable):
+    """The store asked for fewer requests (503 SlowDown, 429): whoever asks again waits longer."""
 
 
 class StoreDenied(UserError):

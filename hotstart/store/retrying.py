@@ -20,6 +20,7 @@ from hotstart.store.blob_store import (
     BlobNotFound,
     BlobStore,
     Content,
+    StoreBusy,
     StoreUnavailable,
     Writable,
 )
@@ -37,28 +38,58 @@ log = get_logger(__name__)
 _T = TypeVar("_T")
 
 
+BUSY_DELAY_S = 1.0
+"""The shortest wait before a store that asked for fewer requests is asked again."""
+
+
+def jittered_s(
+    longest_s: float, uniform: Callable[[float, float], float] = random.uniform
+) -> float:
+    """Return a random wait of up to ``longest_s``, so that callers who failed together part.
+
+    At least half of it: full jitter would let some of them hammer a sick server.
+    """
+    return uniform(longest_s / 2, longest_s)
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """At most ``attempts`` calls; before the n-th repetition a random wait of up to 2^n delays."""
+    """At most ``attempts`` calls; before the n-th repetition a random wait of up to 2^n delays.
+
+    No call begins later than ``total_s`` after the first one, so that a store that accepts requests
+    and never answers is not given ``attempts`` timeouts. One that is busy is left alone for longer.
+    """
 
     attempts: int = 5
     first_delay_s: float = 0.05
     max_delay_s: float = 3.0
+    total_s: float = 30.0
     sleep: Callable[[float], None] = time.sleep
     uniform: Callable[[float, float], float] = random.uniform
+    clock: Callable[[], float] = time.monotonic
 
     def call(self, operation: Callable[[], _T]) -> _T:
         """Return what ``operation`` returns; raise its last StoreUnavailable."""
+        began_s = self.clock()
         for attempt in range(1, self.attempts):
             try:
                 return operation()
             except StoreUnavailable as err:
-                longest = min(self.max_delay_s, self.first_delay_s * 2.0**attempt)
-                # At least half of it: full jitter would let some callers hammer a sick server.
-                delay_s = self.uniform(longest / 2, longest)
+                delay_s = self._delay_s(attempt, err)
+                if self.clock() + delay_s - began_s >= self.total_s:
+                    raise
                 log.info("store_retry", attempt=attempt, delay_s=delay_s, reason=err)
                 self.sleep(delay_s)
         return operation()
+
+    def _delay_s(self, attempt: int, err: StoreUnavailable) -> float:
+        longest = min(self.max_delay_s, self.first_delay_s * 2.0**attempt)
+        delay_s = jittered_s(longest, self.uniform)
+        return delay_s + BUSY_DELAY_S if isinstance(err, StoreBusy) else delay_s
+
+
+ONCE = RetryPolicy(attempts=1)
+"""For callers who repeat themselves, as the fill engine does: two loops would multiply."""
 
 
 class RetryingBlobs:

@@ -15,13 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import obstore
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    PreconditionError,
-)
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import S3Store
 
 from hotstart.core.digest import Digest
 from hotstart.core.errors import UserError
@@ -43,7 +41,8 @@ from hotstart.store.references import (
     decode_reference,
     encode_reference,
 )
-from hotstart.store.s3_bucket import BucketMissing, S3Bucket, says_no_bucket, store_error
+from hotstart.store.s3_bucket import S3Bucket
+from hotstart.store.s3_errors import BucketMissing, says_no_bucket, store_error
 
 __all__ = ["S3Blobs", "S3Bucket", "S3References"]
 
@@ -70,7 +69,6 @@ class S3Blobs:
 
     def __init__(self, bucket: S3Bucket) -> None:
         self._bucket = bucket
-        self._objects = bucket.objects
 
     @property
     def url(self) -> str:
@@ -90,11 +88,10 @@ class S3Blobs:
             raise BlobNotFound(self.url, digest) from err
 
     def _read_whole(self, digest: Digest) -> Content:
-        answer = obstore.get(self._objects, _BLOBS + digest.hex)
-        content = memoryview(answer.bytes())
-        if len(content) != answer.meta["size"]:
+        content, size, _ = self._bucket.ask(partial(_got, path=_BLOBS + digest.hex))
+        if len(content) != size:
             raise StoreUnavailable(
-                self.url, f"{len(content)} bytes came of {answer.meta['size']} of blob {digest}"
+                self.url, f"{len(content)} bytes came of {size} of blob {digest}"
             )
         return content
 
@@ -103,17 +100,19 @@ class S3Blobs:
             self._check_span(digest, span)
             return b""
         try:
-            content = memoryview(
-                obstore.get_range(
-                    self._objects, _BLOBS + digest.hex, start=span.offset, length=span.length
+            got = self._bucket.ask(
+                lambda objects: obstore.get_range(
+                    objects, _BLOBS + digest.hex, start=span.offset, length=span.length
                 )
             )
         except BaseError as err:
             if "416 Range Not Satisfiable" in str(err):
                 raise SpanOutside(self.url, digest, span) from err
             raise
+        content = memoryview(got)
         if len(content) != span.length:
-            # The answer to a span of which only the beginning exists is that beginning.
+            # The answer to a span of which only the beginning exists is that beginning. One that is
+            # too long is some server's mistake; obstore itself refuses another span than was asked.
             self._check_span(digest, span)
             raise StoreUnavailable(
                 self.url, f"{len(content)} bytes came of {span.length} of blob {digest}"
@@ -121,16 +120,20 @@ class S3Blobs:
         return content
 
     def _check_span(self, digest: Digest, span: Span) -> None:
-        if span.end > obstore.head(self._objects, _BLOBS + digest.hex)["size"]:
+        if span.end > self._head(digest):
             raise SpanOutside(self.url, digest, span)
 
     def size(self, digest: Digest) -> int:
         """Return the size in bytes."""
         try:
             with _errors(self.url):
-                return obstore.head(self._objects, _BLOBS + digest.hex)["size"]
+                return self._head(digest)
         except FileNotFoundError as err:
             raise BlobNotFound(self.url, digest) from err
+
+    def _head(self, digest: Digest) -> int:
+        path = _BLOBS + digest.hex
+        return int(self._bucket.ask(lambda objects: obstore.head(objects, path))["size"])
 
     def has(self, digest: Digest) -> bool:
         """Tell whether the blob is there."""
@@ -158,7 +161,7 @@ class S3Blobs:
         """Remove the blob; S3 itself does not tell absent from removed, so it is asked before."""
         self.size(digest)
         with _errors(self.url):
-            obstore.delete(self._objects, _BLOBS + digest.hex)
+            self._bucket.ask(lambda objects: obstore.delete(objects, _BLOBS + digest.hex))
 
     def digests(self) -> Iterator[tuple[Digest, int]]:
         """Yield each blob and its size."""
@@ -213,8 +216,8 @@ class S3References:
     def _read(self, name: ReferenceName) -> tuple[bytes, str]:
         try:
             with _errors(self.url):
-                answer = obstore.get(self._bucket.objects, _path(name))
-                return bytes(answer.bytes()), answer.meta["e_tag"] or ""
+                content, _, version = self._bucket.ask(partial(_got, path=_path(name)))
+                return bytes(content), version
         except FileNotFoundError as err:
             if says_no_bucket(err):
                 raise BucketMissing(self.url) from err
@@ -244,3 +247,9 @@ class S3References:
 
 def _path(name: ReferenceName) -> str:
     return f"{_REFERENCES}{name.repository}{_TAGS}{name.tag}"
+
+
+def _got(objects: S3Store, *, path: str) -> tuple[memoryview, int, str]:
+    """Read an object whole: its bytes, how many it has, and its ETag."""
+    answer = obstore.get(objects, path)
+    return memoryview(answer.bytes()), answer.meta["size"], answer.meta["e_tag"] or ""

@@ -2,16 +2,17 @@
 
 URL: ``s3://bucket/prefix?endpoint=http://host:port&region=name``. What the URL leaves out comes
 from where AWS tools take it (environment, configuration files, instance role), through boto3's
-own resolution; credentials are refreshed for as long as the bucket is in use. Requests are
-path-style, since most S3-compatible servers know nothing else.
+own resolution; credentials are renewed for as long as the bucket is in use (s3_credentials.py).
+Requests are path-style, since most S3-compatible servers know nothing else.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import boto3
@@ -19,32 +20,26 @@ import obstore
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from obstore.auth.boto3 import Boto3CredentialProvider
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import S3Store
 
 from hotstart.core.errors import UserError
-from hotstart.store.blob_store import StoreDenied, StoreMissing, StoreUnavailable, Writable
+from hotstart.store.blob_store import StoreDenied, StoreUnavailable, Writable
+from hotstart.store.s3_credentials import RenewedClients
+from hotstart.store.s3_errors import BucketMissing, store_error
 
 if TYPE_CHECKING:
     from obstore import PutMode
 
-_CREDENTIAL_LIFE = timedelta(minutes=5)
-"""How long credentials are used before boto3 is asked again; it renews them in good time."""
+_T = TypeVar("_T")
+
 _CONNECT_TIMEOUT = timedelta(seconds=5)
-_READ_TIMEOUT = timedelta(seconds=30)
+_READ_TIMEOUT = timedelta(seconds=10)
+"""Until the first byte of an answer, and between any two reads of it."""
+_WRITE_TIMEOUT = timedelta(seconds=60)
+"""The same for uploads: the clock runs while 16 MiB go up a thin line."""
 _TOTAL_TIMEOUT = timedelta(minutes=5)
 _DEFAULT_REGION = "us-east-1"
-_REQUEST = re.compile(
-    r"Error performing ([A-Z]+) ([^\s?]+)\S* (?:in|after) .*? - "
-    r"(?:Server returned non-2xx status code: )?(.*?)(?:: <.*)?$"
-)
-"""What obstore says of a failed request: method, address without its query, what came back."""
 _BUCKET = re.compile(r"(?!.*\.\.)(?!\d+(\.\d+){3}$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _BUCKET_RULE = (
     "a bucket's name has 3 to 63 lower-case letters, digits, '-' and '.', and is no address"
@@ -59,31 +54,6 @@ class BucketUrlInvalid(UserError):
         self.url = url
 
 
-class BucketMissing(StoreMissing):
-    """The server has no such bucket."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url, f"the bucket {urlsplit(url).netloc} does not exist")
-
-
-def says_no_bucket(err: Exception) -> bool:
-    """Tell whether what obstore raised for an object is about its whole bucket."""
-    return "<Code>NoSuchBucket</Code>" in str(err)
-
-
-def store_error(url: str, err: Exception) -> StoreDenied | StoreUnavailable:
-    """Return the store's error for what obstore raised; absence is the caller's to name."""
-    text = str(err).partition("\n")[0]
-    # A refused listing is a GenericError to obstore; only its text tells.
-    denied = isinstance(err, PermissionDeniedError | UnauthenticatedError)
-    asked = _REQUEST.search(text)
-    reason = asked.expand(r"\1 \2: \3") if asked else text
-    reason = reason.replace("HTTP error: error sending request", "the server does not answer")[:300]
-    if denied or "403 Forbidden" in text:
-        return StoreDenied(url, reason)
-    return StoreUnavailable(url, reason)
-
-
 class S3Bucket:
     """An open bucket. Thread-safe; holds no descriptor that needs closing."""
 
@@ -95,16 +65,24 @@ class S3Bucket:
         bucket, prefix, query = _parse(url)
         self._bucket = bucket
         self._create = create
+        self._prefix = prefix or None
         self._session = boto3.Session()
         self._region = query.get("region") or self._session.region_name or _DEFAULT_REGION
         self._endpoint = query.get("endpoint") or self._resolved_endpoint()
         self.url = _canonical_url(bucket, prefix, query)
-        self.objects = self._open(prefix)
+        self._clients = RenewedClients(self._session, self._open, self.url)
 
     @classmethod
     def open(cls, url: str, *, create: bool = True) -> S3Bucket:
         """Open the bucket at ``url``; with ``create`` it is made when it is first written to."""
         return cls(url, create=create)
+
+    def ask(self, operation: Callable[[S3Store], _T]) -> _T:
+        """Return what a reading operation returns, with credentials that are renewed if need be.
+
+        Raises what obstore raises.
+        """
+        return self._clients.ask(lambda clients: operation(clients.reads))
 
     def put(
         self,
@@ -139,9 +117,7 @@ class S3Bucket:
         A missing bucket is empty if it may be made, and StoreMissing otherwise.
         """
         try:
-            for batch in obstore.list(self.objects, prefix, chunk_size=1000):
-                for entry in batch:
-                    yield entry["path"].removeprefix(prefix), entry["size"]
+            yield from self.ask(partial(_listed, prefix=prefix))
         except (BaseError, OSError) as err:
             # obstore has no error of its own for a listing of a bucket that isn't there.
             if "404 Not Found" not in str(err):
@@ -154,30 +130,28 @@ class S3Bucket:
         if part_bytes is not None and memoryview(content).nbytes > part_bytes:
             parts = {"chunk_size": part_bytes, "max_concurrency": 4}
         try:
-            answer = obstore.put(self.objects, path, content, mode=mode, **parts)
+            answer = self._clients.ask(
+                lambda clients: obstore.put(clients.uploads, path, content, mode=mode, **parts)
+            )
         except (PreconditionError, AlreadyExistsError, FileNotFoundError):
             raise
         except (BaseError, OSError) as err:
             raise store_error(self.url, err) from err
         return answer["e_tag"] or ""
 
-    def _open(self, prefix: str) -> S3Store:
-        credentials = self._session.get_credentials()
-        provider = None
-        if credentials is not None:
-            provider = Boto3CredentialProvider(self._session, ttl=_CREDENTIAL_LIFE)
+    def _open(self, provider: Boto3CredentialProvider | None, uploads: bool) -> S3Store:
         return S3Store(
             self._bucket,
-            prefix=prefix or None,
+            prefix=self._prefix,
             credential_provider=provider,
-            skip_signature=credentials is None,
+            skip_signature=provider is None,
             endpoint=self._endpoint,
             region=self._region,
             virtual_hosted_style_request=False,
             client_options={
                 "allow_http": True,
                 "connect_timeout": _CONNECT_TIMEOUT,
-                "read_timeout": _READ_TIMEOUT,
+                "read_timeout": _WRITE_TIMEOUT if uploads else _READ_TIMEOUT,
                 "timeout": _TOTAL_TIMEOUT,
             },
             # The retrying wrapper is the one place that repeats.
@@ -226,6 +200,14 @@ class S3Bucket:
             raise StoreUnavailable(self.url, str(err)) from err
         finally:
             client.close()
+
+
+def _listed(objects: S3Store, *, prefix: str) -> list[tuple[str, int]]:
+    return [
+        (entry["path"].removeprefix(prefix), entry["size"])
+        for batch in obstore.list(objects, prefix, chunk_size=1000)
+        for entry in batch
+    ]
 
 
 def _parse(url: str) -> tuple[str, str, dict[str, str]]:

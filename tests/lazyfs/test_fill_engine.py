@@ -6,7 +6,6 @@ import threading
 
 import pytest
 
-from hotstart.core.digest import DigestMismatch
 from hotstart.core.errors import Unavailable
 from hotstart.core.span import PAGE, Span
 from hotstart.store.blob_store import BlobNotFound, StoreDenied
@@ -14,6 +13,7 @@ from hotstart.store.trace import Trace, TraceSpan
 from lazyfs.disk_space import DiskFull
 from lazyfs.plans import EverythingPlan, TracePlan
 from lazyfs.prefetch import Prefetcher
+from lazyfs.quarantine import ChunkQuarantined
 from tests.fakes.faulty_store import FaultyBlobs
 from tests.lazyfs.small_device import (
     CHUNK_PAGES,
@@ -135,9 +135,33 @@ def test_bytes_that_stay_wrong_are_never_data(small):
     small.store.blobs.contents[pack] = bytes(bad)
     with small.engine() as (engine, device):
         reader = Reader(engine, device, 0, 2 * CHUNK_PAGES)
-        assert isinstance(reader.result(), DigestMismatch)
+        assert isinstance(reader.result(), ChunkQuarantined)
         assert device.ready.missing(0, CHUNK_PAGES) == 0
         assert Reader(engine, device, CHUNK_PAGES, 1).bytes() == expected(small, CHUNK_PAGES, 1)
+
+
+def test_a_chunk_in_quarantine_is_read_again_once_it_is_let_out(small):
+    pack = small.packs[0].digest
+    good = small.store.blobs.read(pack)
+    bad = bytearray(good)
+    bad[10] ^= 1
+    small.store.blobs.contents[pack] = bytes(bad)
+    with small.engine() as (engine, device):
+        assert isinstance(Reader(engine, device, 0, 1).result(), ChunkQuarantined)
+        small.store.blobs.contents[pack] = good
+        asked = device.counters.requests
+        assert isinstance(Reader(engine, device, 0, 1).result(), ChunkQuarantined)
+        assert device.counters.requests == asked
+        assert engine._fetcher.quarantine.lift() == 1
+        assert Reader(engine, device, 0, 1).bytes() == expected(small, 0, 1)
+        assert device.counters.quarantined == 1
+
+
+def test_a_table_that_came_wrong_is_read_once_more(small):
+    blobs = FaultyBlobs(small.store.blobs, "corrupt ok")
+    with small.engine(blobs) as (engine, device):
+        assert Reader(engine, device, 0, 1).bytes() == expected(small, 0, 1)
+        assert device.counters.mismatches == 1
 
 
 def test_a_full_disk_fails_the_reader_and_a_later_read_succeeds(small, monkeypatch):
@@ -337,7 +361,7 @@ def test_a_bundle_with_a_wrong_byte_sends_readers_to_the_chunks(small):
         assert Reader(engine, device, 0, 2).bytes() == expected(small, 0, 2)
         assert Reader(engine, device, 30, 2).bytes() == expected(small, 30, 2)
         assert job.done.wait(20)
-        assert isinstance(job.error, DigestMismatch)
+        assert isinstance(job.error, ChunkQuarantined)
 
 
 def test_closing_ends_every_thread(small):

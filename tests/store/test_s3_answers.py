@@ -78,7 +78,8 @@ def test_forbidden_is_denied_and_asked_once():
 
 @pytest.fixture
 def short_timeouts(monkeypatch):
-    monkeypatch.setattr(s3_bucket, "_READ_TIMEOUT", timedelta(seconds=0.1))
+    for name in ("_READ_TIMEOUT", "_WRITE_TIMEOUT"):
+        monkeypatch.setattr(s3_bucket, name, timedelta(seconds=0.1))
 
 
 @pytest.mark.parametrize(

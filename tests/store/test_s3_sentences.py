@@ -4,7 +4,7 @@ import pytest
 from obstore.exceptions import GenericError
 
 from hotstart.store.blob_store import StoreDenied, StoreUnavailable
-from hotstart.store.s3_bucket import store_error
+from hotstart.store.s3_errors import store_error
 
 START = "Generic S3 error: Error performing list request: Error performing GET "
 

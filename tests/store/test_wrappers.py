@@ -6,7 +6,7 @@ import pytest
 
 from hotstart.core.digest import Digest, DigestMismatch
 from hotstart.core.span import Span
-from hotstart.store.blob_store import BlobNotFound, StoreDenied, StoreUnavailable
+from hotstart.store.blob_store import BlobNotFound, StoreBusy, StoreDenied, StoreUnavailable
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.limiting import LimitingBlobs
 from hotstart.store.references import ReferenceChanged, ReferenceName, ReferenceNotFound
@@ -79,11 +79,46 @@ def test_what_repeating_cannot_help_is_raised_at_once(script, error):
     assert faulty.calls == 1
 
 
-def test_wrong_bytes_are_found_and_never_repeated():
-    faulty = FaultyBlobs(stored(), "corrupt")
+def test_wrong_bytes_are_read_once_more_and_refused_if_they_are_wrong_again():
+    faulty = FaultyBlobs(stored(), "corrupt corrupt ok")
     with pytest.raises(DigestMismatch):
         VerifyingBlobs(RetryingBlobs(faulty, policy())).read(DIGEST)
-    assert faulty.calls == 1
+    assert faulty.calls == 2
+
+
+def test_a_byte_flipped_on_its_way_costs_one_more_read():
+    faulty = FaultyBlobs(stored(), "corrupt ok")
+    assert VerifyingBlobs(faulty).read(DIGEST) == CONTENT
+    assert faulty.calls == 2
+
+
+def test_a_store_that_takes_long_to_fail_is_not_asked_beyond_the_total():
+    now = [0.0]
+
+    class Slow(MemoryBlobs):
+        calls = 0
+
+        def read(self, digest, span=None):
+            self.calls += 1
+            now[0] += 10.0
+            raise StoreUnavailable("memory", "no answer in time")
+
+    slow = Slow()
+    patient = RetryPolicy(attempts=9, sleep=lambda delay_s: None, clock=lambda: now[0])
+    with pytest.raises(StoreUnavailable):
+        RetryingBlobs(slow, patient).read(DIGEST)
+    assert slow.calls == 3
+
+
+def test_a_busy_store_is_left_alone_for_longer():
+    waits = []
+    with pytest.raises(StoreBusy):
+        policy(waits, attempts=2).call(_busy)
+    assert waits[0] > 1.0
+
+
+def _busy():
+    raise StoreBusy("memory", "slow down")
 
 
 def test_a_put_whose_answer_was_lost_is_repeated_safely():
