@@ -21,6 +21,8 @@ STORE_VARIABLE = "HOTSTART_STORE"
 """Names the store of commands, and the one that an agent makes ready at its start."""
 QUOTA_VARIABLE = "HOTSTART_CACHE_QUOTA"
 """The cache's quota, for an agent that is started without ``--cache-quota``."""
+PATIENCE_VARIABLE = "HOTSTART_PATIENCE"
+"""Seconds for which readers wait for a store that is away; lazyfs/patience.py reads it."""
 DEFAULT_GRACE_S = 10.0
 """How long a container may take to end after SIGTERM."""
 

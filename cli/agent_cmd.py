@@ -15,16 +15,24 @@ from agent.launch import (
     make_root,
     require_root,
 )
-from agent.values import QUOTA_VARIABLE, STORE_VARIABLE, FillerName
+from agent.values import PATIENCE_VARIABLE, QUOTA_VARIABLE, STORE_VARIABLE, FillerName
 from cli.agents import open_agent
 from cli.command import HotstartCommand
 from cli.container_cmd import duration
 from cli.mount_cmd import FILLERS
 from cli.output import say, show, show_json
-from cli.parameters import Parsed
+from cli.parameters import Finite, Parsed
 from cli.settings import Settings
 from hotstart.core.errors import Conflict
 from hotstart.kernel.pidfd import ProcessIdentity
+
+_PATIENCE = click.option(
+    "--patience",
+    "patience_s",
+    type=Finite(min=0),
+    metavar="SECONDS",
+    help="How long readers wait for a store that is away.",
+)
 
 
 def _quota(text: str) -> str:
@@ -54,8 +62,11 @@ def agent() -> None:
     "--filler", type=FILLERS, default="auto", show_default=True, help="How absent data is brought."
 )
 @_QUOTA
+@_PATIENCE
 @click.pass_obj
-def run(settings: Settings, filler: FillerName, cache_quota: str | None) -> int:
+def run(
+    settings: Settings, filler: FillerName, cache_quota: str | None, patience_s: float | None
+) -> int:
     """Run the agent here, until it is told to end; its lines go to stderr too."""
     from agent.main import main as serve  # a whole server: only this command needs it
 
@@ -63,6 +74,8 @@ def run(settings: Settings, filler: FillerName, cache_quota: str | None) -> int:
     _set_quota(settings, cache_quota)
     if settings.store:
         os.environ[STORE_VARIABLE] = settings.store_url
+    if patience_s is not None:
+        os.environ[PATIENCE_VARIABLE] = f"{patience_s:g}"
     status = serve(["--root", str(settings.root), "--filler", filler, "--foreground"])
     if status == LOCK_TAKEN_STATUS:
         raise Conflict(
@@ -78,10 +91,20 @@ def run(settings: Settings, filler: FillerName, cache_quota: str | None) -> int:
     "--filler", type=FILLERS, default="auto", show_default=True, help="How absent data is brought."
 )
 @_QUOTA
+@_PATIENCE
 @click.pass_obj
-def start(settings: Settings, filler: FillerName, cache_quota: str | None) -> None:
+def start(
+    settings: Settings, filler: FillerName, cache_quota: str | None, patience_s: float | None
+) -> None:
     """Start the agent in the background; no error if it runs already."""
     require_root("the agent")
+    if patience_s is not None:
+        if is_running(settings.root):
+            raise Conflict(
+                f"the agent of {settings.root} runs, with a patience of its own",
+                "end it first: hotstart agent stop",
+            )
+        os.environ[PATIENCE_VARIABLE] = f"{patience_s:g}"
     _set_quota(settings, cache_quota)
     with open_agent(settings, filler=filler) as client:
         status = client.status()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 OK = 0
 BUG = 1
 USAGE = 2
+REPAIRED = 108
 INTERRUPTED = 130
 
 
@@ -41,6 +42,7 @@ TABLE = (
         "the container did not become ready; nothing is left running",
     ),
     ExitCode(107, "failed", ("HotstartError",), "a step failed that should not have; see the log"),
+    ExitCode(REPAIRED, "repaired", (), "verify found wrong bytes in the cache and repaired them"),
     ExitCode(
         INTERRUPTED, "interrupted", ("CallCancelled",), "interrupted; what had begun is undone"
     ),

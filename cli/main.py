@@ -23,7 +23,9 @@ COMMANDS = {
     "build": Entry("cli.build_cmd", "build", "Build an image from a directory or an archive."),
     "images": Entry("cli.image_cmd", "images", "List images and snapshots of the store."),
     "inspect": Entry("cli.inspect_cmd", "inspect", "Show what an image or snapshot holds."),
-    "verify": Entry("cli.verify_cmd", "verify", "Read and check everything a reference reaches."),
+    "verify": Entry(
+        "cli.verify_cmd", "verify", "Read and check what references reach; repair the cache."
+    ),
     "pull": Entry("cli.pull_cmd", "pull", "Fetch everything of a reference into the cache."),
     "warm": Entry("cli.pull_cmd", "warm", "Fetch what recorded starts of a reference touch."),
     "pin": Entry("cli.pin_cmd", "pin", "Keep an image in the cache whatever its quota."),

@@ -50,7 +50,7 @@ class Verification:
 class VerificationFailed(IntegrityError):
     """At least one object is not what it should be."""
 
-    def __init__(self, name: ReferenceName, problems: Sequence[str]) -> None:
+    def __init__(self, name: ReferenceName | str, problems: Sequence[str]) -> None:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         super().__init__(f"{name}: {problems[0]}{more}")
         self.problems = tuple(problems)

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from agent.parts import worker_commands
+from hotstart.core.errors import UserError
 from hotstart.core.run import run
 
 OLD = {"AWS_ACCESS_KEY_ID": "old", "AWS_SESSION_TOKEN": "old", "AWS_CA_BUNDLE": "/old"}
@@ -29,6 +30,13 @@ def test_a_new_key_never_goes_with_an_old_session_token(tmp_path):
 def test_a_profile_takes_the_place_of_a_key(tmp_path):
     env = variables(tmp_path, {"AWS_PROFILE": "team"})
     assert (env["AWS_PROFILE"], env["AWS_ACCESS_KEY_ID"]) == ("team", "")
+
+
+def test_the_patience_of_an_agent_is_its_workers(tmp_path):
+    assert variables(tmp_path, {"HOTSTART_PATIENCE": "2.50"})["HOTSTART_PATIENCE"] == "2.5"
+    assert "HOTSTART_PATIENCE" not in variables(tmp_path, {})
+    with pytest.raises(UserError, match="HOTSTART_PATIENCE='soon'"):
+        worker_commands(tmp_path, {"HOTSTART_PATIENCE": "soon"})
 
 
 def test_workers_import_nothing_from_where_they_are_started(tmp_path):

@@ -9,12 +9,16 @@ import pytest
 
 from cli import main as cli_main
 from cli.settings import Settings
+from cli.stored import load
 from cli.verification import Verifier
+from hotstart.core.span import pages_of
 from hotstart.store import media_types
 from hotstart.store.descriptor import Descriptor
+from hotstart.store.ready_map import ReadyMap
 from hotstart.store.references import ReferenceName
 from hotstart.store.stack import open_store
 from hotstart.store.trace import Trace, TraceSpan
+from tests.fakes.built_images import bring_home
 
 
 @pytest.fixture
@@ -231,3 +235,45 @@ def test_who_may_not_look_into_the_root_gets_a_sentence(call, built, tmp_path, m
         status, _, err = call(*words)
         assert status == expected
         assert len(err.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def local(call, built, tmp_path):
+    """The image's device, all of it in the cache; no agent ever ran. Returns the device file."""
+    cache = tmp_path / "root" / "cache" / "devices"
+    cache.mkdir(parents=True)
+    store = open_store(str(tmp_path / "root" / "store"))
+    manifest = load(store, ReferenceName.parse("team/app:v1")).manifest
+    (device,) = manifest.devices
+    (whole,) = bring_home(manifest, store, tmp_path / "home").devices
+    path = cache / f"{device.device_id}.dev"
+    path.write_bytes(whole.read_bytes())
+    pages = pages_of(device.size_bytes)
+    with ReadyMap.open(path.with_suffix(".ready"), device.device_id, pages) as ready:
+        ready.set(0, pages)
+    return path
+
+
+@pytest.mark.parametrize("words", [("verify", "team/app:v1"), ("verify",)])
+def test_verify_repairs_the_cache_and_says_so_by_its_status(call, local, words):
+    good = local.read_bytes()
+    assert call(*words)[0] == 0
+    local.write_bytes(b"x" * 50 + good[50:])
+    assert call(*words, "--no-cache")[0] == 0
+    status, out, _ = call(*words, "--json")
+    assert status == 108
+    assert json.loads(out)["cache"]["repaired"] == 1
+    assert local.read_bytes() == good
+    status, out, _ = call(*words)
+    assert status == 0
+    assert "all as they should be" in out
+
+
+def test_verify_fails_when_neither_store_nor_cache_is_right(call, local, tmp_path):
+    for path in blobs(tmp_path):
+        if path.stat().st_size > 250_000:
+            path.unlink()
+    local.write_bytes(b"x" * 50 + local.read_bytes()[50:])
+    status, _, err = call("verify", "team/app:v1")
+    assert status == 104
+    assert "1 dropped" in err

@@ -39,27 +39,48 @@ class Image:
         return request.method == "GET" and request.path.rpartition("/")[2] in self.packs
 
 
-@pytest.fixture(scope="module")
-def image(seaweedfs, tmp_path_factory):
+@pytest.fixture(scope="module", autouse=True)
+def environment(seaweedfs):
+    """Keys for this process and the node's, for the whole module."""
     with pytest.MonkeyPatch.context() as patched:
         for name, value in seaweedfs.environment.items():
             patched.setenv(name, value)
-        return Image(seaweedfs, tmp_path_factory.mktemp("faults"))
+        yield
 
 
-@pytest.fixture
-def proxy(s3_environment):
-    with StoreProxy(s3_environment.endpoint) as proxy:
+@pytest.fixture(scope="module")
+def image(environment, seaweedfs, tmp_path_factory):
+    return Image(seaweedfs, tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture(scope="module")
+def the_proxy(seaweedfs):
+    with StoreProxy(seaweedfs.endpoint) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def mounted(image, proxy, tmp_path):
-    """Mount the image through the proxy, nothing of its data local; (node, mount)."""
-    with running_node(tmp_path / "node", "--patience-s", "20") as node:
+def proxy(the_proxy):
+    yield the_proxy
+    the_proxy.heal()
+
+
+@pytest.fixture(scope="module")
+def node(environment, image, tmp_path_factory):
+    with running_node(tmp_path_factory.mktemp("node"), "--patience-s", "20") as node:
         node.cache.bootstrap(image.manifest.bootstrap, image.store.blobs)
-        with node.mounts.mount(image.spec(proxy), read_ahead_kib=64) as mount:
-            yield node, mount
+        yield node
+
+
+@pytest.fixture
+def mounted(image, proxy, node):
+    """Mount the image through the proxy, nothing of its data local; (node, mount)."""
+    node.log_from = len((node.run_dir / "keeper.log").read_text())
+    with node.mounts.mount(image.spec(proxy), read_ahead_kib=64) as mount:
+        yield node, mount
+    node.worker.lift_quarantine()
+    for path in node.cache.devices.iterdir():
+        path.unlink()
 
 
 def stats(node, image):
@@ -67,24 +88,70 @@ def stats(node, image):
 
 
 def log_of(node):
-    return (node.run_dir / "keeper.log").read_text()
+    """Return what this test's worker has said."""
+    return (node.run_dir / "keeper.log").read_text()[node.log_from :]
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
-        pytest.param(spoiled.delayed(0.2), marks=fault_row("latency spikes", "waits, then the right bytes"), id="slow"),
-        pytest.param(spoiled.resets, marks=fault_row("connection reset in the middle of a body", "waits, then the right bytes"), id="reset"),
-        pytest.param(spoiled.ends_early, marks=fault_row("body ends before its declared length", "waits, then the right bytes"), id="ends-early"),
-        pytest.param(spoiled.is_short, marks=fault_row("body shorter than the range asked for", "waits, then the right bytes"), id="short"),
-        pytest.param(spoiled.is_long, marks=fault_row("body longer than the range asked for", "waits, then the right bytes"), id="long"),
-        pytest.param(spoiled.shifts, marks=fault_row("another range than the one asked for", "waits, then the right bytes"), id="range"),
-        pytest.param(spoiled.flips, marks=fault_row("bytes flipped on their way", "the right bytes: a chunk that came wrong is fetched once more"), id="flip"),
-        pytest.param(spoiled.answers(500), marks=fault_row("500 InternalError", "waits, then the right bytes"), id="500"),
-        pytest.param(spoiled.answers(503), marks=fault_row("503 ServiceUnavailable", "waits, then the right bytes"), id="503"),
-        pytest.param(spoiled.slow_down, marks=fault_row("503 SlowDown", "waits, then the right bytes"), id="slow-down"),
+        pytest.param(
+            spoiled.delayed(0.2),
+            marks=fault_row("latency spikes", "waits, then the right bytes"),
+            id="slow",
+        ),
+        pytest.param(
+            spoiled.resets,
+            marks=fault_row(
+                "connection reset in the middle of a body", "waits, then the right bytes"
+            ),
+            id="reset",
+        ),
+        pytest.param(
+            spoiled.ends_early,
+            marks=fault_row("body ends before its declared length", "waits, then the right bytes"),
+            id="ends-early",
+        ),
+        pytest.param(
+            spoiled.is_short,
+            marks=fault_row("body shorter than the range asked for", "waits, then the right bytes"),
+            id="short",
+        ),
+        pytest.param(
+            spoiled.is_long,
+            marks=fault_row("body longer than the range asked for", "waits, then the right bytes"),
+            id="long",
+        ),
+        pytest.param(
+            spoiled.shifts,
+            marks=fault_row("another range than the one asked for", "waits, then the right bytes"),
+            id="range",
+        ),
+        pytest.param(
+            spoiled.flips,
+            marks=fault_row(
+                "bytes flipped on their way",
+                "the right bytes: a chunk that came wrong is fetched once more",
+            ),
+            id="flip",
+        ),
+        pytest.param(
+            spoiled.answers(500),
+            marks=fault_row("500 InternalError", "waits, then the right bytes"),
+            id="500",
+        ),
+        pytest.param(
+            spoiled.answers(503),
+            marks=fault_row("503 ServiceUnavailable", "waits, then the right bytes"),
+            id="503",
+        ),
+        pytest.param(
+            spoiled.slow_down,
+            marks=fault_row("503 SlowDown", "waits, then the right bytes"),
+            id="slow-down",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_fault_that_passes_costs_time_and_nothing_else(image, proxy, mounted, spoil):
     node, mount = mounted
     # One at a time: of a chunk that came wrong the next answer is right.
@@ -99,11 +166,36 @@ def test_a_fault_that_passes_costs_time_and_nothing_else(image, proxy, mounted, 
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        pytest.param(spoiled.flips, "chunk_quarantined", marks=fault_row("a chunk is wrong in the store itself", "EIO, one line names the chunk; at once and without a request while it is in quarantine"), id="wrong"),
-        pytest.param(spoiled.answers(403), "access denied", marks=fault_row("403 that newer credentials do not end", "EIO, one line says that access is denied; a later read tries again"), id="denied"),
-        pytest.param(spoiled.answers(404), "put the blob back", marks=fault_row("404 of a pack", "EIO, one line names the pack, the device and what to do; a later read tries again"), id="404"),
+        pytest.param(
+            spoiled.flips,
+            "chunk_quarantined",
+            marks=fault_row(
+                "a chunk is wrong in the store itself",
+                "EIO, one line names the chunk; "
+                "at once and without a request while it is in quarantine",
+            ),
+            id="wrong",
+        ),
+        pytest.param(
+            spoiled.answers(403),
+            "access denied",
+            marks=fault_row(
+                "403 that newer credentials do not end",
+                "EIO, one line says that access is denied; a later read tries again",
+            ),
+            id="denied",
+        ),
+        pytest.param(
+            spoiled.answers(404),
+            "put the blob back",
+            marks=fault_row(
+                "404 of a pack",
+                "EIO, one line names the pack, the device and what to do; a later read tries again",
+            ),
+            id="404",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_fault_that_stays_is_eio_never_data_and_ends_with_its_cause(
     image, proxy, mounted, spoil, words
 ):
@@ -146,7 +238,10 @@ def reading(mount):
     return subprocess.Popen(["cat", str(mount.path / "large")], stdout=subprocess.DEVNULL)
 
 
-@fault_row("the store is away (connections refused) for less than the patience", "waits, then the right bytes")  # fmt: skip
+@fault_row(
+    "the store is away (connections refused) for less than the patience",
+    "waits, then the right bytes",
+)
 def test_readers_wait_for_a_store_that_is_away(image, proxy, mounted):
     node, mount = mounted
     proxy.leave()
@@ -159,9 +254,11 @@ def test_readers_wait_for_a_store_that_is_away(image, proxy, mounted):
     assert stats(node, image)["errors"] == 0
 
 
-@fault_row("the store takes requests and never answers, then comes back", "waits, then the right bytes")  # fmt: skip
+@fault_row(
+    "the store takes requests and never answers, then comes back", "waits, then the right bytes"
+)
 def test_readers_wait_for_a_store_that_is_silent(image, proxy, mounted):
-    node, mount = mounted
+    _, mount = mounted
     silent = proxy.inject(spoiled.never_answers, times=1, fits=image.is_pack)
     with reading(mount) as reader:
         proxy.await_hits(silent, 1)
@@ -184,7 +281,10 @@ def test_a_reader_that_waits_can_be_killed(image, proxy, mounted):
     assert tree_digest(mount.path) == image.digest
 
 
-@fault_row("the store is away for longer than the patience", "EIO when the patience is over; the right bytes once the store is back")  # fmt: skip
+@fault_row(
+    "the store is away for longer than the patience",
+    "EIO when the patience is over; the right bytes once the store is back",
+)
 def test_a_store_that_stays_away_is_eio_and_reads_right_when_it_is_back(image, proxy, tmp_path):
     with running_node(tmp_path / "node", "--patience-s", "1") as node:
         node.cache.bootstrap(image.manifest.bootstrap, image.store.blobs)
@@ -204,7 +304,10 @@ def write_credentials(path, access_key, secret_key):
     staged.replace(path)
 
 
-@fault_row("403 ExpiredToken, and newer credentials are there", "the right bytes: they are read again, once")  # fmt: skip
+@fault_row(
+    "403 ExpiredToken, and newer credentials are there",
+    "the right bytes: they are read again, once",
+)
 def test_expired_credentials_are_read_again(image, proxy, tmp_path, monkeypatch, seaweedfs):
     path = tmp_path / "credentials"
     write_credentials(path, "OLD", "old")

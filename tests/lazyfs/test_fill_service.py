@@ -120,6 +120,7 @@ def test_a_device_that_is_verified_again_keeps_no_other_waiting_and_is_verified_
     keeper = ManySets([slow, quick])
     service = FillService(keeper, pulls=Pulls(tmp_path))
     service._stores = StorePool(lambda url: Store(url, stores[url].blobs, None))
+    service._patient_stores = service._stores
     try:
         with ThreadPoolExecutor() as pool:
             attaching = [pool.submit(service.attach, slow.name, slow.meta.token) for _ in range(3)]

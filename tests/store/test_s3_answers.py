@@ -7,7 +7,7 @@ import pytest
 from hotstart.core.digest import Digest
 from hotstart.core.span import Span
 from hotstart.store import media_types, s3_bucket
-from hotstart.store.blob_store import StoreDenied, StoreMissing, StoreUnavailable
+from hotstart.store.blob_store import StoreBusy, StoreDenied, StoreMissing, StoreUnavailable
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.packs import PackWriter
 from hotstart.store.references import ReferenceName
@@ -74,6 +74,102 @@ def test_forbidden_is_denied_and_asked_once():
         with pytest.raises(StoreDenied):
             opened(endpoint).blobs.read(DIGEST)
         assert len(requests) == 1
+
+
+def expired(status=403):
+    return Answer(status, b"<Error><Code>ExpiredToken</Code></Error>")
+
+
+@pytest.fixture
+def credentials_file(tmp_path, monkeypatch):
+    """Gives what writes a credentials file; nothing else says where credentials are."""
+    path = tmp_path / "credentials"
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+
+    def write(key):
+        path.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = s\n")
+
+    write("first")
+    return write
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_expired_credentials_are_read_again_and_the_request_repeated(credentials_file, status):
+    with answering(expired(status), Answer(206, CONTENT[2:6], GOOD_SPAN)) as (endpoint, requests):
+        blobs = opened(endpoint).blobs
+        credentials_file("second")
+        assert blobs.read(DIGEST, Span(2, 4)) == CONTENT[2:6]
+        assert len(requests) == 2
+
+
+def test_credentials_that_are_refused_again_are_an_error(credentials_file):
+    with answering(expired()) as (endpoint, requests):
+        blobs = opened(endpoint).blobs
+        credentials_file("second")
+        with pytest.raises(StoreDenied, match="ExpiredToken"):
+            blobs.read(DIGEST, Span(2, 4))
+        assert len(requests) == 2
+
+
+def test_the_same_credentials_are_not_tried_again(credentials_file):
+    with answering(expired()) as (endpoint, requests):
+        with pytest.raises(StoreDenied):
+            opened(endpoint).blobs.read(DIGEST, Span(2, 4))
+        assert len(requests) == 1
+
+
+def test_what_these_credentials_may_not_do_is_not_tried_with_others(credentials_file):
+    with answering(Answer(403, b"<Error><Code>AccessDenied</Code></Error>")) as (
+        endpoint,
+        requests,
+    ):
+        blobs = opened(endpoint).blobs
+        credentials_file("second")
+        with pytest.raises(StoreDenied):
+            blobs.read(DIGEST)
+        assert len(requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("ask", "good"),
+    [
+        (lambda store: store.blobs.size(DIGEST), Answer(200, CONTENT, GOOD_SPAN)),
+        (lambda store: store.blobs.put(DIGEST, CONTENT), Answer(200, CONTENT, GOOD_SPAN)),
+    ],
+    ids=["head", "put"],
+)
+def test_every_request_gets_newer_credentials(credentials_file, ask, good):
+    with answering(Answer(403), good) as (endpoint, _):
+        store = opened(endpoint)
+        credentials_file("second")
+        ask(store)
+
+
+@pytest.mark.parametrize(
+    "busy", [Answer(503, b"<Error><Code>SlowDown</Code></Error>"), Answer(429)], ids=["503", "429"]
+)
+def test_a_store_that_asks_for_less_is_busy(busy):
+    with answering(busy) as (endpoint, _), pytest.raises(StoreBusy):
+        opened(endpoint, attempts=1).blobs.read(DIGEST, Span(2, 4))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Answer(206, CONTENT[2:8], GOOD_SPAN),
+        Answer(206, CONTENT[3:7], GOOD_SPAN | {"Content-Range": "bytes 3-6/10"}),
+        Answer(200, CONTENT, {"ETag": '"1"', "Last-Modified": GOOD_SPAN["Last-Modified"]}),
+    ],
+    ids=["longer", "another range", "everything"],
+)
+def test_bytes_that_were_not_asked_for_are_refused_and_asked_for_again(wrong):
+    head = Answer(200, CONTENT, GOOD_SPAN)
+    good = Answer(206, CONTENT[2:6], GOOD_SPAN)
+    answers = [wrong, head, good] if len(wrong.body) == 6 else [wrong, good]
+    with answering(*answers) as (endpoint, _):
+        assert opened(endpoint).blobs.read(DIGEST, Span(2, 4)) == CONTENT[2:6]
 
 
 @pytest.fixture
