@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from hotstart.core.digest import Digest
+from hotstart.core.errors import IntegrityError
 from hotstart.core.log import get_logger
 from hotstart.core.span import Span
 from hotstart.store import zstd_frame
@@ -80,10 +81,11 @@ class Cache:
         expected = raw_digest(descriptor)
         path = self.bootstrap_path(expected)
         if not _has_digest(path, expected):
-            stored = _read(blobs, descriptor)
-            descriptor.digest.check(stored, f"{blobs.url}: bootstrap")
-            content = zstd_frame.decompress(stored, raw_size(descriptor))
-            expected.check(content, f"bootstrap {descriptor.digest}, unpacked")
+            try:
+                content = _unpacked(blobs, descriptor)
+            except IntegrityError as err:  # a byte may have been flipped on its way
+                log.warning("bootstrap_mismatch", error=err, action="fetching it once more")
+                content = _unpacked(blobs, descriptor)
             try:
                 self._place(path, content)
             except OSError as err:
@@ -123,6 +125,15 @@ def _has_digest(path: Path, expected: Digest) -> bool:
         return True
     log.warning("bootstrap_damaged", path=path, action="fetching it again")
     return False
+
+
+def _unpacked(blobs: BlobStore, descriptor: Descriptor) -> bytes:
+    """Fetch a bootstrap, verified as it is stored and as it is mounted."""
+    stored = _read(blobs, descriptor)
+    descriptor.digest.check(stored, f"{blobs.url}: bootstrap")
+    content = zstd_frame.decompress(stored, raw_size(descriptor))
+    raw_digest(descriptor).check(content, f"bootstrap {descriptor.digest}, unpacked")
+    return content
 
 
 def _read(blobs: BlobStore, descriptor: Descriptor) -> bytes:

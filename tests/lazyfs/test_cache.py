@@ -69,6 +69,14 @@ def test_wrong_bytes_from_the_store_leave_nothing(cache):
     assert list(cache.bootstraps.iterdir()) == []
 
 
+def test_a_bootstrap_that_came_wrong_is_fetched_once_more(cache):
+    content = b"metadata" * 1000
+    descriptor, inner = stored(content)
+    blobs = FaultyBlobs(inner, "corrupt ok")
+    assert cache.bootstrap(descriptor, blobs).read_bytes() == content
+    assert blobs.calls == 2
+
+
 def test_a_descriptor_that_names_no_bootstrap_is_refused(cache):
     descriptor, blobs = stored(b"x")
     with pytest.raises(ManifestInvalid):
