@@ -5,7 +5,7 @@ Pure: no I/O. A device is named by the SHA-256 of its chunk table, an image by t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hotstart.core.digest import Digest
@@ -76,18 +76,28 @@ class MountSpec:
     bootstrap: Descriptor
     devices: tuple[DeviceSpec, ...]
     store_url: str
+    is_vouched: bool = field(default=False, compare=False)
+    """A key that this node trusts has signed for it, so its bootstrap need not be walked through.
+    Not kept beside a mount."""
 
     def __post_init__(self) -> None:
         Digest(self.manifest)
 
     @classmethod
-    def of(cls, manifest: ImageManifest | SnapshotManifest, store_url: str) -> MountSpec:
+    def of(
+        cls,
+        manifest: ImageManifest | SnapshotManifest,
+        store_url: str,
+        *,
+        is_vouched: bool = False,
+    ) -> MountSpec:
         """Take what a mount needs to know of an image's or a snapshot's manifest."""
         return cls(
             manifest.descriptor().digest.hex,
             manifest.bootstrap,
             tuple(DeviceSpec.of(device, store_url) for device in manifest.devices),
             store_url,
+            is_vouched,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -84,11 +84,11 @@ class LoadedSnapshot:
 
     @cached_property
     def _mount_spec(self) -> MountSpec:
-        return MountSpec.of(self.manifest, self.store_url)
+        return MountSpec.of(self.manifest, self.store_url, is_vouched=self.vouched)
 
     @cached_property
     def _image_spec(self) -> MountSpec:
-        return MountSpec.of(self.image, self.store_url)
+        return MountSpec.of(self.image, self.store_url, is_vouched=self.vouched)
 
     @property
     def memory_order(self) -> Sequence[Run]:

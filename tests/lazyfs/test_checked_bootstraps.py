@@ -74,3 +74,17 @@ def test_a_manifest_with_other_devices_than_its_bootstrap_names_is_refused(cache
     for devices in ((), (larger,), (device, device)):
         with pytest.raises(DevicesDisagree):
             checked_bootstrap(cache, replace(image.spec, devices=devices), image.store.blobs)
+
+
+def test_what_a_trusted_key_vouches_for_is_not_walked_through_but_is_for_others(
+    cache, image, checks
+):
+    vouched = replace(image.spec, is_vouched=True)
+    assert vouched == image.spec
+    for _ in range(2):
+        checked_bootstrap(cache, vouched, image.store.blobs)
+    assert checks == []
+    with pytest.raises(DevicesDisagree):
+        checked_bootstrap(cache, replace(vouched, devices=()), image.store.blobs)
+    checked_bootstrap(cache, image.spec, image.store.blobs)
+    assert len(checks) == 1
