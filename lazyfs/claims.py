@@ -1,7 +1,7 @@
 """Single flight: who fetches which piece, and who waits for it. All state is under one lock.
 
 A fault joins pieces that are on their way, claims queued bundle frames (their whole task), and
-claims chunks that nobody fetches. Every claim is answered by ``end_piece``, which hands back the
+claims chunks that nobody fetches. Every claim is answered by ``end_pieces``, which hands back the
 faults that waited. Nothing here does I/O or calls out.
 """
 
@@ -83,16 +83,22 @@ class Claims:
                     piece.task = None
                     fresh.append((chunk, piece))
                 self._wait_for(fault, piece)
-            tasks = self._tasks(fault.device, fresh, packs, Purpose.FAULT)
+            tasks = self._tasks(fault.device, fresh, packs, Purpose.FAULT, DEMAND_BYTES)
             for task in tasks:
                 task.first_try_s = fault.since_s  # its patience is the reader's
                 self._run(task)
             return tasks
 
-    def queue_chunks(self, device: Device, chunks: Iterable[Chunk], packs: Packs) -> list[Task]:
+    def queue_chunks(
+        self,
+        device: Device,
+        chunks: Iterable[Chunk],
+        packs: Packs,
+        purpose: Purpose = Purpose.PREFETCH,
+    ) -> list[Task]:
         """Make queued tasks of what is absent, in order; what is on its way is there to follow.
 
-        What were a miss's surroundings is wanted from now on, and tried again like all the rest.
+        What nobody had asked for is wanted from now on, and tried again like all the rest.
         """
         with self.lock:
             fresh: list[tuple[Chunk, Piece]] = []
@@ -101,20 +107,27 @@ class Claims:
                 piece = device.chunks.get(chunk.device_offset)
                 if piece is not None and piece.task is not None:
                     known[id(piece.task)] = piece.task
-                    if piece.task.purpose is Purpose.SURROUNDINGS:
-                        piece.task.purpose = Purpose.PREFETCH
+                    if piece.task.purpose is Purpose.UNASKED:
+                        piece.task.purpose = purpose
                     continue
                 piece = self._new_chunk(device, chunk)
                 if piece is not None:
                     fresh.append((chunk, piece))
-            return [*self._tasks(device, fresh, packs, Purpose.PREFETCH), *known.values()]
+            tasks = self._tasks(device, fresh, packs, purpose, PREFETCH_BYTES)
+            return [*tasks, *known.values()]
 
-    def queue_surroundings(
-        self, device: Device, chunks: Iterable[Chunk], packs: Packs
+    def queue_unasked(
+        self,
+        device: Device,
+        chunks: Iterable[Chunk],
+        packs: Packs,
+        *,
+        limit: int = DEMAND_BYTES,
     ) -> list[Task]:
         """Make queued tasks of what is absent and nobody has in hand; ``begin_task`` takes them.
 
-        What the frames of a start bundle bring is in hand.
+        What the frames of a start bundle bring is in hand. A task has ``limit`` stored bytes at
+        most, unless one chunk has more.
         """
         with self.lock:
             fresh = [
@@ -124,7 +137,7 @@ class Claims:
                 and not _comes_in_frames(device, chunk)
                 and (piece := self._new_chunk(device, chunk)) is not None
             ]
-            return self._tasks(device, fresh, packs, Purpose.SURROUNDINGS)
+            return self._tasks(device, fresh, packs, Purpose.UNASKED, limit)
 
     def begin_task(self, task: Task) -> bool:
         """Take a queued task that nobody has taken, or emptied, meanwhile."""
@@ -140,10 +153,18 @@ class Claims:
         None if somebody asks for it by now: then it goes on.
         """
         with self.lock:
-            if task.purpose is not Purpose.SURROUNDINGS:
+            if task.purpose is not Purpose.UNASKED:
                 return None
             task.state = State.FAILED
             return [fault for piece in task.pieces for fault in self._end(piece, State.FAILED)]
+
+    def drop(self, task: Task) -> None:
+        """Take back a queued task that nobody has asked for or taken meanwhile."""
+        with self.lock:
+            if task.state is State.QUEUED and task.purpose is Purpose.UNASKED:
+                task.state = State.FAILED
+                for piece in task.pieces:  # one that a reader waits for has left the task
+                    self._end(piece, State.FAILED)
 
     def claim_task(self, task: Task, ended: TaskEnd) -> tuple[bool, bool]:
         """Take a queued task: (it is the caller's to run, ``ended`` will be called for it).
@@ -166,10 +187,10 @@ class Claims:
             task.state = state
             return task.ended
 
-    def end_piece(self, piece: Piece, state: State) -> list[Fault]:
-        """Note that a piece is done or has failed; return the faults that waited for it."""
+    def end_pieces(self, pieces: Iterable[Piece], state: State) -> list[Fault]:
+        """Note that pieces are done or have failed; return the faults that waited for them."""
         with self.lock:
-            return self._end(piece, state)
+            return [fault for piece in pieces for fault in self._end(piece, state)]
 
     def hold(self, fault: Fault) -> None:
         """Keep a fault from settling while its pieces are being looked up."""
@@ -229,9 +250,9 @@ class Claims:
         fresh: list[tuple[Chunk, Piece]],
         packs: Packs,
         purpose: Purpose,
+        limit: int,
     ) -> list[Task]:
         """Make tasks of pieces that lie end to end in one pack, of bounded size each."""
-        limit = PREFETCH_BYTES if purpose is Purpose.PREFETCH else DEMAND_BYTES
         tasks: list[Task] = []
         last_pack = -1
         for chunk, piece in fresh:

@@ -12,17 +12,19 @@ import contextlib
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from hotstart.core.errors import HotstartError
-from hotstart.core.span import PAGE
+from hotstart.core.span import PAGE, Span
 from hotstart.store.chunk_table import ChunkTable
 from hotstart.store.ready_map import ReadyMap
 from lazyfs.device_counters import DeviceCounters
 from lazyfs.pieces import Piece, State, Target
+from lazyfs.prefetch_usage import PrefetchUsage
 from lazyfs.room import Room
 from lazyfs.spec import DeviceSpec
+from lazyfs.streams import Streams
 
 
 class DeviceClosed(HotstartError):
@@ -66,7 +68,10 @@ class Device:
         self.spec = spec
         self.fd = fd
         self.ready = ready
-        self.counters = DeviceCounters()
+        self.usage = PrefetchUsage(spec.pages)
+        self.counters = DeviceCounters(self.usage)
+        self.streams = Streams(spec.pages * PAGE)
+        self.streams_lock = threading.Lock()
         self.chunks: dict[int, Piece] = {}
         self.frames: list[FrameMap] = []
         self.first_missing = 0
@@ -105,8 +110,10 @@ class Device:
                 return piece
         return None
 
-    def fill(self, first_page: int, content: memoryview, written: Callable[[], None]) -> None:
-        """Write verified bytes, call ``written``, and only then mark the pages ready.
+    def fill(
+        self, first_page: int, parts: Sequence[memoryview], written: Callable[[], None]
+    ) -> None:
+        """Write verified bytes, end to end; call ``written``; only then mark the pages ready.
 
         Raises DiskFull, and DeviceClosed; the number of a closed descriptor may name another file
         already.
@@ -116,11 +123,11 @@ class Device:
                 raise DeviceClosed(self.device_id)
             self._users += 1
         try:
-            pages = len(content) // PAGE
-            write = partial(self.write, first_page, content)
-            self._room.attempt(write, self.fd, len(content))
+            length = sum(map(len, parts))
+            write = partial(self.write, first_page, parts)
+            self._room.attempt(write, self.fd, length)
             written()
-            self.mark_ready(first_page, pages)
+            self.mark_ready(first_page, length // PAGE)
         finally:
             with self._use:
                 self._users -= 1
@@ -130,12 +137,34 @@ class Device:
         """Declare pages ready: written and verified, or a hole. Raises DiskFull."""
         self._room.attempt(partial(self.ready.set, first_page, pages), self.fd, 0)
 
-    def write(self, first_page: int, content: memoryview) -> None:
-        """Write bytes at a page; for ``fill`` alone."""
-        offset = first_page * PAGE
-        while content:
-            done = os.pwrite(self.fd, content, offset)
-            content, offset = content[done:], offset + done
+    def write(self, first_page: int, parts: Sequence[memoryview]) -> None:
+        """Write bytes from a page on; for ``fill`` alone."""
+        left, offset = [part for part in parts if part], first_page * PAGE
+        while left:
+            done = os.pwritev(self.fd, left, offset)
+            offset += done
+            while left and done >= len(left[0]):
+                done -= len(left.pop(0))
+            if done:
+                left[0] = left[0][done:]
+
+    def drop_cached(self, read: Span, lag_bytes: int) -> None:
+        """Let the page cache forget the file's copy of what a reader has in the mount's cache.
+
+        The kernel drops what is on disk and begins to write what is not: that is dropped with one
+        of the next spans, which reaches ``lag_bytes`` back.
+        """
+        begin = max(0, read.offset - 4 * lag_bytes)
+        with self._use:
+            if self._closed:
+                return
+            self._users += 1
+        try:
+            os.posix_fadvise(self.fd, begin, read.end - begin, os.POSIX_FADV_DONTNEED)
+        finally:
+            with self._use:
+                self._users -= 1
+                self._use.notify_all()
 
     def all_ready(self) -> bool:
         """Tell whether every page is there; cheap to ask often, it goes on where it stopped."""

@@ -10,6 +10,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from lazyfs.prefetch_usage import PrefetchUsage
+
 KEPT_WAITS = 4096
 
 
@@ -20,6 +22,7 @@ class DeviceCounters:
     ``mismatches``: chunks that came wrong; ``quarantined``: those that did so twice.
     """
 
+    prefetch: PrefetchUsage = field(default_factory=lambda: PrefetchUsage(0))
     faults: int = 0
     misses: int = 0
     answered_for_predecessor: int = 0
@@ -46,6 +49,9 @@ class DeviceCounters:
             "mismatches": self.mismatches,
             "quarantined": self.quarantined,
             "errors": self.errors,
+            "prefetched_bytes": self.prefetch.prefetched_bytes,
+            "prefetch_used_bytes": self.prefetch.used_bytes,
+            "prefetch_unused_bytes": self.prefetch.unused_bytes,
             "fault_median_ms": _quantile(waits, 0.5),
             "fault_p99_ms": _quantile(waits, 0.99),
         }

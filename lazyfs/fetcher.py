@@ -8,6 +8,8 @@ method may run in any thread.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from blake3 import blake3
 
 from hotstart.core.digest import DigestMismatch
@@ -17,7 +19,7 @@ from hotstart.core.span import PAGE, Span
 from hotstart.store.blob_store import Content
 from hotstart.store.packs import decode
 from lazyfs.crash_points import CrashPoint, Passage, no_crash
-from lazyfs.pieces import Piece, Task
+from lazyfs.pieces import Piece, Target, Task
 from lazyfs.quarantine import QUARANTINE_S, ChunkQuarantined, Quarantine
 from lazyfs.stores import StorePool
 
@@ -56,16 +58,26 @@ class Fetcher:
 
         Raises ChunkQuarantined (wrong twice), what the store raises, or OSError (device full).
         """
-        self._refuse_quarantined(task, piece)
-        try:
-            content = _verified(task, piece, stored)
-        except IntegrityError as err:
-            content = self._fetched_again(task, piece, err)
-        view = memoryview(content)
+        view = memoryview(self.verified(task, piece, stored))
         for target in piece.targets:
             end = target.offset + target.pages * PAGE
-            target.device.fill(target.first_page, view[target.offset : end], self._written)
-            self._passage(CrashPoint.READY_SET)
+            self.write(target, [view[target.offset : end]])
+
+    def verified(self, task: Task, piece: Piece, stored: Content) -> Content:
+        """Return a piece's bytes out of its stored ones; fetched once more if those are wrong.
+
+        Raises ChunkQuarantined (wrong twice), what the store raises.
+        """
+        self._refuse_quarantined(task, piece)
+        try:
+            return _verified(task, piece, stored)
+        except IntegrityError as err:
+            return self._fetched_again(task, piece, err)
+
+    def write(self, target: Target, parts: Sequence[memoryview]) -> None:
+        """Write verified bytes from a target's first page on, and mark the pages ready."""
+        target.device.fill(target.first_page, parts, self._written)
+        self._passage(CrashPoint.READY_SET)
 
     def _refuse_quarantined(self, task: Task, piece: Piece) -> None:
         left_s = self.quarantine.left_s(piece.digest)

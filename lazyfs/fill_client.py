@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from hotstart.core.errors import HotstartError, Unavailable
 from hotstart.store.trace import Trace
 from lazyfs.error_roots import error_from_json
 from lazyfs.fill_service import SetUnknown
-from lazyfs.plans import Plan, plan_to_json
+from lazyfs.plans import Plan, TracePlan, plan_to_json
 
 AWAY_S = 15.0
 ANSWER_S = 120.0
@@ -114,6 +114,18 @@ class FillClient:
             with self._lock:
                 self._begun.pop(number, None)
         return result
+
+    def stop_traces(self, device_ids: Collection[str]) -> None:
+        """Have prefetches along a trace of these devices alone take no further task."""
+        with self._lock:
+            numbers = [
+                number
+                for number, begun in self._begun.items()
+                if isinstance(begun.plan, TracePlan) and set(begun.device_ids) <= set(device_ids)
+            ]
+            stopped = [self._begun.pop(number) for number in numbers]
+        for begun in stopped:
+            self._ask("stop", job=begun.number)
 
     def wait(self, number: int) -> dict[str, Any]:
         """Wait for a job's end and return it. Raises what made it fail, or PrefetchFailed."""

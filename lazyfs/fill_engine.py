@@ -21,7 +21,7 @@ from functools import partial
 
 from hotstart.core.errors import IntegrityError, Unavailable
 from hotstart.core.log import get_logger
-from hotstart.core.span import PAGE, Span, align_up
+from hotstart.core.span import PAGE, Span
 from hotstart.store.chunk_table import Chunk, ChunkTable
 from hotstart.store.retrying import jittered_s
 from lazyfs.claims import Claims, Packs
@@ -29,8 +29,10 @@ from lazyfs.device import Device, DeviceClosed
 from lazyfs.disk_space import is_full
 from lazyfs.fault import Fault
 from lazyfs.fetcher import Fetcher
-from lazyfs.pieces import Piece, Purpose, State, Task
+from lazyfs.holes import note_holes
+from lazyfs.pieces import Piece, Purpose, State, Task, in_runs
 from lazyfs.quarantine import ChunkQuarantined
+from lazyfs.read_ahead import ReadAhead
 from lazyfs.read_around import ReadAround
 from lazyfs.surroundings import Surroundings
 from lazyfs.task_pool import TaskPool, run_logged
@@ -56,8 +58,12 @@ class FillEngine:
         patience_s: float = PATIENCE_S,
         on_complete: Callable[[Device], None] | None = None,
         around: ReadAround | None = None,
+        read_ahead: bool = False,
     ) -> None:
-        """``around`` says what to fetch beside a miss; None: nothing."""
+        """``around`` says what to fetch beside a miss; None: nothing.
+
+        ``read_ahead``: whether to fetch ahead of readers that go through a device.
+        """
         self.claims = Claims()
         self.demand = TaskPool("demand", DEMAND_THREADS)
         self._fetcher = fetcher
@@ -66,9 +72,20 @@ class FillEngine:
         self._surroundings: Surroundings | None = None
         if around is not None:
             self._surroundings = Surroundings(around, self.claims, self._run_beside)
+        self._ahead = ReadAhead(self.claims, self._run_ahead) if read_ahead else None
         self._demanded = 0
         self._prefetching = 0
         self._calm = threading.Condition(self.claims.lock)
+
+    def accessed(self, device: Device, first_page: int, pages: int, *, missed: bool) -> None:
+        """Learn that somebody reads pages, of which some are absent if ``missed``. Doesn't block.
+
+        Before ``request`` for what is absent.
+        """
+        device.usage.read(first_page, pages)
+        if self._ahead is not None:
+            # What comes with a start bundle is no reason to fetch what lies behind it.
+            self._ahead.note(device, first_page, pages, missed=missed and not device.frames)
 
     def request(self, fault: Fault) -> None:
         """Answer the fault when its pages are there, now or later. Doesn't block."""
@@ -89,6 +106,8 @@ class FillEngine:
         self.demand.close(wait=wait)
         if self._surroundings is not None:
             self._surroundings.close(wait=wait)
+        if self._ahead is not None:
+            self._ahead.close(wait=wait)
 
     def _look_up(self, fault: Fault) -> None:
         """Find the chunks of a fault's absent pages and fetch those that nobody fetches."""
@@ -119,6 +138,10 @@ class FillEngine:
             if self._surroundings is not None:
                 self._surroundings.of(fault, packs)
             self._run_demand(tasks[0])
+
+    def _run_ahead(self, task: Task) -> None:
+        self.give_way()
+        self.run_prefetch(task)
 
     def _run_beside(self, task: Task) -> None:
         self.give_way()
@@ -203,7 +226,10 @@ class FillEngine:
         self.demand.later(jittered_s(delay_s), partial(self.run, task))
 
     def _fetch(self, task: Task) -> memoryview:
+        began_s = time.monotonic()
         view = self._fetcher.fetch(task)
+        if self._ahead is not None:
+            self._ahead.link(task.store_url).note(len(view), time.monotonic() - began_s)
         with self.claims.lock:
             task.pieces[0].targets[0].device.counters.requests += 1
             for piece in task.pieces:
@@ -213,22 +239,48 @@ class FillEngine:
     def _fill(self, task: Task, view: memoryview) -> None:
         start = task.pieces[0].offset
         first_error: BaseException | None = None
-        for piece in task.pieces:
-            try:
-                if piece.missing():
-                    stored = view[piece.offset - start : piece.end - start]
-                    self._fetcher.fill(task, piece, stored)
-            except Exception as err:  # whatever it is, readers must be answered
-                first_error = first_error or err
-                self._end_piece(task, piece, err)
-            else:
-                self._end_piece(task, piece, None)
+        for batch in in_runs(task):
+            stored = [view[piece.offset - start : piece.end - start] for piece in batch]
+            error = self._fill_batch(task, batch, stored)
+            first_error = first_error or error
         self._end_task(task, first_error)
 
+    def _fill_batch(
+        self, task: Task, pieces: list[Piece], stored: list[memoryview]
+    ) -> BaseException | None:
+        """Fill pieces that lie end to end on a device, or one piece; return what they failed of."""
+        try:
+            self._fill_run(task, pieces, stored)
+        except Exception as err:  # whatever it is, readers must be answered
+            if len(pieces) > 1:  # by themselves, so that the good ones are filled
+                errors = [
+                    self._fill_batch(task, [piece], [one])
+                    for piece, one in zip(pieces, stored, strict=True)
+                ]
+                return next((error for error in errors if error is not None), None)
+            self._end_pieces(task, pieces, err)
+            return err
+        self._end_pieces(task, pieces, None)
+        return None
+
+    def _fill_run(self, task: Task, pieces: list[Piece], stored: list[memoryview]) -> None:
+        if len(pieces) == 1:
+            if pieces[0].missing():
+                self._fetcher.fill(task, pieces[0], stored[0])
+        else:
+            contents = [
+                memoryview(self._fetcher.verified(task, piece, one))
+                for piece, one in zip(pieces, stored, strict=True)
+            ]
+            self._fetcher.write(pieces[0].targets[0], contents)
+        if task.purpose in _GUESSES:
+            for target in (target for piece in pieces for target in piece.targets):
+                target.device.usage.brought(target.first_page, target.pages)
+
     def _end_task(self, task: Task, error: BaseException | None) -> None:
-        for piece in task.pieces:
-            if piece.state is State.RUNNING:
-                self._end_piece(task, piece, error)
+        left = [piece for piece in task.pieces if piece.state is State.RUNNING]
+        if left:
+            self._end_pieces(task, left, error)
         ended = self.claims.end_task(task, State.FAILED if error is not None else State.DONE)
         if error is not None and not isinstance(error, DeviceClosed | ChunkQuarantined):
             _log_failed(task, error)
@@ -238,9 +290,9 @@ class FillEngine:
         for tell in ended:
             tell(task, error)
 
-    def _end_piece(self, task: Task, piece: Piece, error: BaseException | None) -> None:
+    def _end_pieces(self, task: Task, pieces: list[Piece], error: BaseException | None) -> None:
         state = State.DONE if error is None else State.FAILED
-        waiters = self.claims.end_piece(piece, state)
+        waiters = self.claims.end_pieces(pieces, state)
         may_pass = error if isinstance(error, Unavailable) else None
         for fault in waiters:
             # What a full disk does to somebody else's fetch it does to the reader's own.
@@ -266,6 +318,7 @@ class FillEngine:
         if fault.missing() < 0:
             if self.claims.settle(fault):
                 fault.device.counters.waits_ms.append((time.monotonic() - fault.since_s) * 1e3)
+                fault.device.usage.read(fault.first_page, fault.pages)
                 fault.answer(None)
         else:
             self.claims.hold(fault)
@@ -294,25 +347,15 @@ class FillEngine:
             run_logged(partial(self._on_complete, device))
 
 
+_GUESSES = (Purpose.PREFETCH, Purpose.UNASKED)
+"""What was brought before anybody asked for it; a reader that waits for it uses it next."""
+
+
 def _refuse_closed(task: Task) -> None:
     """Raise DeviceClosed if every device that the task would fill has been let go."""
     devices = {target.device for piece in task.pieces for target in piece.targets}
     if devices and all(device.closed for device in devices):
         raise DeviceClosed(next(iter(devices)).device_id)
-
-
-def note_holes(device: Device, span: Span, chunks: Sequence[Chunk]) -> None:
-    """Mark pages of ``span`` that no chunk covers as ready: a device's holes read as zeros."""
-    position = span.offset
-    for chunk in chunks:
-        _mark_hole(device, position, min(chunk.device_offset, span.end))
-        position = max(position, align_up(chunk.device_offset + chunk.length))
-    _mark_hole(device, position, span.end)
-
-
-def _mark_hole(device: Device, start: int, end: int) -> None:
-    if end > start:
-        device.mark_ready(start // PAGE, (end - start) // PAGE)
 
 
 def _chunks_of(device: Device, spans: Sequence[Span]) -> tuple[ChunkTable, list[list[Chunk]]]:

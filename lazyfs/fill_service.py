@@ -95,6 +95,7 @@ class FillService:
             patience_s=patience_s,
             on_complete=self._completed,
             around=ReadAround(),
+            read_ahead=True,
         )
         self._prefetcher = Prefetcher(self._engine)
         self._dispatcher = Dispatcher()
@@ -252,6 +253,13 @@ class FillService:
             raise SetUnknown(f"no prefetch job {number}: the worker was restarted since")
         job.done.wait(wait_s)
         return job.to_json()
+
+    def stop(self, number: int) -> None:
+        """Have a job take no further task; no error if it is not known any more."""
+        with self._lock:
+            job = self._jobs.get(number)
+        if job is not None:
+            job.stop()
 
     def record_start(self, device_ids: Sequence[str]) -> None:
         """Begin to note what is touched on those devices' ordinary mounts."""

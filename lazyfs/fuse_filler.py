@@ -73,7 +73,9 @@ class FlatDevice:
         self.device.counters.faults += 1
         if self.touches.active:
             self.touches.add(first, pages)
-        if self.device.ready.missing(first, pages) >= 0:
+        absent = self.device.ready.missing(first, pages) >= 0
+        self._engine.accessed(self.device, first, pages, missed=absent)
+        if absent:
             self._fill(first, pages)
         content = os.pread(self.device.fd, length, offset)
         if len(content) != length:

@@ -211,6 +211,9 @@ class ImageMounts:
                 entry.unused_since_s = time.monotonic()
                 latest = entry.uses[-1:]
             self._cache.touch(entry.spec)
+            if not latest:  # what is fetched in vain is no matter of whoever lets go
+                with suppress(HotstartError):
+                    self._worker.stop_traces([one.device_id for one in entry.spec.devices])
             for one in latest:
                 with suppress(OSError):  # reads of the uses that are left are slower or faster
                     set_read_ahead(entry.mount, one.read_ahead_kib)

@@ -11,7 +11,7 @@ All states change under the engine's lock.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -39,12 +39,14 @@ class Purpose(enum.Enum):
     """What a task was made for, and so what its failure means.
 
     FAULT: its readers fail with it. PREFETCH: tried again as long; readers who joined it then look
-    for themselves. SURROUNDINGS: nobody asked for it, so it is tried once; readers likewise.
+    for themselves. PULL: likewise, but what a person asked for as a whole is no guess, and not
+    counted as one. UNASKED: surroundings and read-ahead; tried once; readers likewise.
     """
 
     FAULT = 1
     PREFETCH = 2
-    SURROUNDINGS = 3
+    UNASKED = 3
+    PULL = 4
 
 
 class Target:
@@ -119,3 +121,33 @@ def page_run(offset: int, length: int) -> tuple[int, int]:
     """Return the first page and the number of pages that hold ``length`` bytes at ``offset``."""
     first = offset // PAGE
     return first, max(1, (offset + length + PAGE - 1) // PAGE - first)
+
+
+RUN_BYTES = 512 << 10
+"""What is written at once: a reader of a run's first page waits for no more than this."""
+
+
+def in_runs(task: Task) -> Iterator[list[Piece]]:
+    """Yield a task's pieces in runs that can be written at once: absent, and end to end.
+
+    A piece of several targets, or one whose pages are there by now, is a run of its own.
+    """
+    run: list[Piece] = []
+    length = 0
+    for piece in task.pieces:
+        follows = bool(run) and _follows(run[-1], piece) and length + piece.length <= RUN_BYTES
+        if run and not follows:
+            yield run
+            run, length = [], 0
+        run.append(piece)
+        length += piece.length
+    if run:
+        yield run
+
+
+def _follows(last: Piece, piece: Piece) -> bool:
+    """Tell whether two chunks lie end to end on their device, and both are absent."""
+    if last.key is None or piece.key is None or last.key[0] is not piece.key[0]:
+        return False
+    end_to_end = last.key[1] + last.length == piece.key[1]
+    return end_to_end and last.missing() and piece.missing()

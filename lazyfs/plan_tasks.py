@@ -16,8 +16,9 @@ from hotstart.store.chunk_table import Chunk
 from hotstart.store.trace import Trace
 from lazyfs.claims import PREFETCH_BYTES
 from lazyfs.device import Device, DeviceClosed
-from lazyfs.fill_engine import FillEngine, note_holes
-from lazyfs.pieces import Piece, Target, Task
+from lazyfs.fill_engine import FillEngine
+from lazyfs.holes import note_holes
+from lazyfs.pieces import Piece, Purpose, Target, Task
 from lazyfs.plans import BundlePlan
 
 BUNDLE_REQUEST_BYTES = 1 << 20
@@ -36,7 +37,7 @@ def everything_tasks(engine: FillEngine, devices: Sequence[Device]) -> Iterator[
             end = batch[-1].device_offset + batch[-1].length
             note_holes(device, Span(position, end - position), batch)
             position = end
-            yield from engine.claims.queue_chunks(device, batch, table.packs)
+            yield from engine.claims.queue_chunks(device, batch, table.packs, Purpose.PULL)
         note_holes(device, Span(position, device.spec.pages * PAGE - position), [])
         engine.check_complete(device)
 

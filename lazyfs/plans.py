@@ -1,7 +1,7 @@
 """Prefetch plans as values, and their JSON form on the control socket.
 
 {"kind": "all"}                                       every absent chunk
-{"kind": "trace", "trace": base64}                    a recorded trace, in its order
+{"kind": "trace", "trace": base64, "budget": bytes}   a recorded trace, in its order; budget or null
 {"kind": "bundle", "bundle": "sha256:...", "index": base64, "store": URL}
 """
 
@@ -25,9 +25,10 @@ class EverythingPlan:
 
 @dataclass(frozen=True, slots=True)
 class TracePlan:
-    """Fetch what the trace touched, in its order."""
+    """Fetch what the trace touched, in its order, until ``budget_bytes`` (stored) are asked for."""
 
     trace: Trace
+    budget_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,8 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
     match plan:
         case EverythingPlan():
             return {"kind": "all"}
-        case TracePlan(trace):
-            return {"kind": "trace", "trace": _text(trace.encode())}
+        case TracePlan(trace, budget):
+            return {"kind": "trace", "trace": _text(trace.encode()), "budget": budget}
         case BundlePlan(bundle, index, store_url):
             encoded = _text(index.encode())
             return {"kind": "bundle", "bundle": str(bundle), "index": encoded, "store": store_url}
@@ -61,7 +62,9 @@ def plan_from_json(value: dict[str, Any]) -> Plan:
             case "all":
                 return EverythingPlan()
             case "trace":
-                return TracePlan(Trace.decode(_bytes(value["trace"])))
+                budget = value.get("budget")
+                trace = Trace.decode(_bytes(value["trace"]))
+                return TracePlan(trace, None if budget is None else int(budget))
             case "bundle":
                 index = BundleIndex.decode(_bytes(value["index"]))
                 return BundlePlan(Digest.parse(value["bundle"]), index, value["store"])

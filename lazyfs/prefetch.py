@@ -6,8 +6,9 @@ twice, and no reader waits for a queue. Jobs of chunks give way to faults; a sta
 it *is* what the next faults ask for. Its frames are made known before the first is fetched.
 
 A job ends when its last task has ended; what failed for good is in ``error`` (the first of it) and
-does not stop the rest, unless the disk is full. Threads end with their job: an idle worker has
-none.
+does not stop the rest, unless the disk is full. It takes no further task when its plan is at its
+end, when its budget is spent, or when whoever it was for is gone (``stop``); ``stopped`` says
+which. Threads end with their job: an idle worker has none.
 """
 
 from __future__ import annotations
@@ -34,8 +35,16 @@ CONNECTIONS = 16
 class PrefetchJob:
     """One running plan; ``done`` is set when it has ended, with or without ``error``."""
 
-    def __init__(self, kind: str, on_done: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        on_done: Callable[[], None] | None = None,
+        budget_bytes: int | None = None,
+    ) -> None:
+        """``budget_bytes``: the stored bytes after which no more is fetched; None: no limit."""
         self.kind = kind
+        self.stopped = ""
+        self._budget_bytes = budget_bytes
         self.done = threading.Event()
         self.error: BaseException | None = None
         self.elapsed_ms = 0.0
@@ -57,6 +66,16 @@ class PrefetchJob:
             self.tasks += 1
             self.stored_bytes += task.span.length
 
+    def stop(self) -> None:
+        """Take no further task: nobody is left who would use it. What is begun is finished."""
+        self.stopped = self.stopped or "unused"
+
+    def may_go_on(self) -> bool:
+        """Tell whether another task may be taken; notes a spent budget."""
+        if self._budget_bytes is not None and self.stored_bytes >= self._budget_bytes:
+            self.stopped = self.stopped or "budget"
+        return not self.stopped
+
     def end(self, error: BaseException | None = None) -> None:
         """Count off a task, or the plan."""
         with self._lock:
@@ -75,6 +94,7 @@ class PrefetchJob:
             "kind": self.kind,
             "done": self.done.is_set(),
             "error": None if self.error is None else error_to_json(self.error),
+            "stopped": self.stopped,
             "tasks": self.tasks,
             "stored_bytes": self.stored_bytes,
             "elapsed_ms": round(self.elapsed_ms, 2),
@@ -124,7 +144,7 @@ class _Runner:
             if self._exhausted:
                 return None
             try:
-                task = next(self._source, None)
+                task = next(self._source, None) if self._job.may_go_on() else None
             except Exception as err:  # the plan can't be read any further: a table that fails
                 log.warning("prefetch_stopped", kind=self._job.kind, error=str(err))
                 self._exhausted = True
@@ -148,8 +168,9 @@ class Prefetcher:
         match plan:
             case BundlePlan():
                 return self._start_bundle(plan, devices)
-            case TracePlan(trace):
-                return self._begin(PrefetchJob("trace"), trace_tasks(self._engine, trace, devices))
+            case TracePlan(trace, budget):
+                job = PrefetchJob("trace", budget_bytes=budget)
+                return self._begin(job, trace_tasks(self._engine, trace, devices))
             case EverythingPlan():
                 tasks = everything_tasks(self._engine, list(devices.values()))
                 return self._begin(PrefetchJob("all"), tasks)

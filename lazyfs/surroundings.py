@@ -54,7 +54,7 @@ class Surroundings:
                 if self._pool.unfinished > UNFINISHED:
                     return
                 chunks = device.table().between(part)
-                for task in self._claims.queue_surroundings(device, chunks, packs):
+                for task in self._claims.queue_unasked(device, chunks, packs):
                     self._pool.submit(partial(self._run, task))
 
 

@@ -57,6 +57,7 @@ def operations(service: FillService) -> dict[str, Operation]:
         "detach": nothing(lambda r: service.detach(r["name"], r["token"])),
         "mounted": nothing(lambda r: service.mounted(r["name"])),
         "prefetch": lambda r: service.prefetch(r["devices"], r["plan"]),
+        "stop": nothing(lambda r: service.stop(r["job"])),
         "job": lambda r: service.job(r["job"], r.get("wait_s", 0.0)),
         "record_start": nothing(lambda r: service.record_start(r["devices"])),
         "record_stop": lambda r: service.record_stop(r["names"]),

@@ -18,9 +18,11 @@ from hotstart.core.errors import (
 )
 from hotstart.store.blob_store import StoreDenied, StoreUnavailable
 from hotstart.store.format_errors import FormatVersionUnknown
+from hotstart.store.trace import Trace
 from lazyfs.control_server import ControlServer
 from lazyfs.fill_client import FillClient, FillRefused, FillWorkerGone, PrefetchFailed
 from lazyfs.fill_service import SetUnknown
+from lazyfs.plans import EverythingPlan, TracePlan
 from lazyfs.prefetch import PrefetchJob
 
 ERRORS = [
@@ -135,3 +137,23 @@ def test_a_worker_that_is_there_and_does_not_answer_is_not_asked_for_ever(tmp_pa
         listener.listen(1)
         with pytest.raises(FillWorkerGone, match="no answer within"):
             FillClient(tmp_path / "s")._ask("ping", 0.01)
+
+
+def test_a_trace_stops_with_its_devices_and_nothing_else_does(tmp_path):
+    """Neither a pull of them nor a trace that reaches another device as well."""
+    begun, stopped = itertools.count(1), []
+    operations = {
+        "prefetch": lambda _: next(begun),
+        "stop": lambda request: stopped.append(request["job"]),
+    }
+    server = ControlServer(tmp_path / "fill.sock", operations)
+    server.start()
+    client = FillClient(tmp_path / "fill.sock")
+    a, b, c = (letter * 64 for letter in "abc")
+    client.prefetch([a, b], EverythingPlan())
+    mine = client.prefetch([a, b], TracePlan(Trace((a, b), ())))
+    client.prefetch([a, c], TracePlan(Trace((a, c), ())))
+    client.stop_traces([b, a])
+    client.stop_traces([b, a])
+    server.close()
+    assert stopped == [mine]

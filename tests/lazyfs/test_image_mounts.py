@@ -342,3 +342,15 @@ def test_a_mount_that_somebody_has_undone_by_hand_is_let_go_all_the_same(node, i
     mounted.release()
     assert node.guard.names("fill") == node.guard.names("mount") == []
     assert node.mounts.stats() == []
+
+
+def test_a_sequential_reader_is_run_ahead_of_and_what_it_used_is_told(node, image):
+    """Of the large file; most of what it asks for has been brought before it asks."""
+    with node.mounts.mount(image.spec, read_ahead_kib=128) as mounted:
+        assert read_status(mounted.path / "large") == 0
+        stats = device_stats(node, image)
+        assert stats["prefetch_used_bytes"] > (mounted.path / "large").stat().st_size // 2
+        assert stats["demand_requests"] < stats["faults"] / 4
+        assert stats["prefetched_bytes"] == (
+            stats["prefetch_used_bytes"] + stats["prefetch_unused_bytes"]
+        )

@@ -71,7 +71,7 @@ def test_a_wide_window_is_not_queued_all_at_once(device):
             return Span(0, 8 * REQUEST_BYTES)
 
     class Scattered(Claims):
-        def queue_surroundings(self, *words):
+        def queue_unasked(self, *words, **options):
             return [object()] * TASKS_A_REQUEST
 
     def run(task):
@@ -124,7 +124,7 @@ def test_what_a_bundle_brings_is_not_fetched_as_surroundings(small):
         table = device.table()
         chunks = list(table.between(Span(16 * PAGE, 12 * PAGE)))
         assert [chunk.device_offset // PAGE for chunk in chunks] == [16, 20, 24]
-        tasks = engine.claims.queue_surroundings(device, chunks, table.packs)
+        tasks = engine.claims.queue_unasked(device, chunks, table.packs)
         pieces = [piece for task in tasks for piece in task.pieces]
         assert [piece.targets[0].first_page for piece in pieces] == [16, 24]
         blobs.gate.set()

@@ -1,0 +1,64 @@
+"""What was prefetched onto a device, and how much of it a reader has asked for since.
+
+While a device is incomplete the kernel asks for every page that its page cache lacks, whether the
+page is on the device or not: the first read of a prefetched page is always seen, and counts as its
+use, once. So does a read that waited for the page while it was on its way. A complete device raises
+no more events; from then on the numbers stand still, and say what was used by then.
+
+Pages that the kernel reads ahead by itself count as used: it asks for them before a reader does.
+One byte a page, from the first prefetch on. Thread-safe.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from hotstart.core.span import PAGE
+
+_BROUGHT, _NOTHING = b"\1", b"\0"
+
+
+class PrefetchUsage:
+    """Counts for one device of ``pages``."""
+
+    def __init__(self, pages: int) -> None:
+        self._pages = pages
+        self._unused = bytearray()
+        self._lock = threading.Lock()
+        self._prefetched = 0
+        self._used = 0
+
+    def brought(self, first: int, pages: int) -> None:
+        """Note that pages that nobody had asked for are on the device now."""
+        with self._lock:
+            if not self._unused:
+                self._unused = bytearray(self._pages)
+            pages = min(pages, self._pages - first)
+            self._unused[first : first + pages] = _BROUGHT * pages
+            self._prefetched += pages
+
+    def read(self, first: int, pages: int) -> None:
+        """Note that a reader asked for pages."""
+        if not self._unused:
+            return
+        with self._lock:
+            end = min(first + pages, self._pages)
+            found = self._unused.count(_BROUGHT, first, end)
+            if found:
+                self._unused[first:end] = _NOTHING * (end - first)
+                self._used += found
+
+    @property
+    def prefetched_bytes(self) -> int:
+        """Bytes that were brought before anybody asked for them."""
+        return self._prefetched * PAGE
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of those that somebody has asked for since."""
+        return self._used * PAGE
+
+    @property
+    def unused_bytes(self) -> int:
+        """Bytes of those that nobody has asked for yet."""
+        return (self._prefetched - self._used) * PAGE
