@@ -15,6 +15,9 @@ import threading
 
 from hotstart.core.span import PAGE
 
+JUDGED_BYTES = 32 << 20
+"""Less than this is not judged: what follows a start may still come to it."""
+
 _BROUGHT, _NOTHING = b"\1", b"\0"
 
 
@@ -62,3 +65,8 @@ class PrefetchUsage:
     def unused_bytes(self) -> int:
         """Bytes of those that nobody has asked for yet."""
         return (self._prefetched - self._used) * PAGE
+
+    @property
+    def is_wasted(self) -> bool:
+        """Whether less than an eighth of what was brought has been read by anybody."""
+        return self.prefetched_bytes > JUDGED_BYTES and 8 * self._used < self._prefetched

@@ -16,7 +16,7 @@ from hotstart.core.span import PAGE, Span
 from lazyfs.claims import Claims, Packs
 from lazyfs.fault import Fault
 from lazyfs.pieces import Task
-from lazyfs.read_around import ReadAround
+from lazyfs.read_around import FIRST_BYTES, MOST_BYTES, ReadAround
 from lazyfs.task_pool import TaskPool
 
 THREADS = 4
@@ -48,7 +48,8 @@ class Surroundings:
         if device.closed or device.short_of_space or self._pool.unfinished > UNFINISHED:
             return
         missed = Span(fault.first_page * PAGE, fault.pages * PAGE)
-        window = self._around.window(device.device_id, missed, device.spec.pages * PAGE)
+        most = FIRST_BYTES if device.usage.is_wasted else MOST_BYTES
+        window = self._around.window(device.device_id, missed, device.spec.pages * PAGE, most)
         with contextlib.suppress(HotstartError):  # the table's next part can't be read: so be it
             for part in _likeliest_first(window, missed):
                 if self._pool.unfinished > UNFINISHED:

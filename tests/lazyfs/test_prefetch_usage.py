@@ -1,7 +1,7 @@
 """What was prefetched and how much of it was read since."""
 
 from hotstart.core.span import PAGE
-from lazyfs.prefetch_usage import PrefetchUsage
+from lazyfs.prefetch_usage import JUDGED_BYTES, PrefetchUsage
 
 
 def numbers(usage):
@@ -35,3 +35,14 @@ def test_the_last_chunk_may_reach_beyond_the_device():
     usage.brought(98, 4)
     usage.read(90, 20)
     assert numbers(usage) == (2, 2, 0)
+
+
+def test_what_is_hardly_ever_read_is_wasted_but_not_judged_too_early():
+    judged = JUDGED_BYTES // PAGE
+    usage = PrefetchUsage(10 * judged)
+    usage.brought(0, judged)
+    assert not usage.is_wasted
+    usage.brought(judged, 1)
+    assert usage.is_wasted
+    usage.read(0, judged // 8 + 1)
+    assert not usage.is_wasted

@@ -111,9 +111,9 @@ AT_TAKEOVER = (CrashPoint.LEFT_BEHIND_ANSWERED, CrashPoint.LEFT_BEHIND_CLEARED)
     "point", [point for point in CrashPoint if point not in AT_TAKEOVER], ids=lambda p: p.value
 )
 def test_a_crash_at_a_named_point_leaves_no_wrong_byte(tmp_path, image, right, point):
-    """Each worker dies when it passes the point for the fortieth time, its successors too."""
+    """Each worker dies when it passes the point for the twentieth time, its successors too."""
     with (
-        running_node(tmp_path / "node", "--crash-at", f"{point.value}:40") as node,
+        running_node(tmp_path / "node", "--crash-at", f"{point.value}:20") as node,
         node.mounts.mount(image.spec, read_ahead_kib=1024) as mounted,
     ):
         readers = start_readers(mounted.path, image.source)
