@@ -19,6 +19,7 @@ from hotstart.store.ready_map_header import current_boot_id
 from lazyfs.crash_points import CrashPoint
 from lazyfs.plans import EverythingPlan
 from lazyfs.served_devices import FUSE
+from tests.faults.rows import fault_row
 from tests.lazyfs.node import Image, make_tree, running_node, tree_digest, wait_until
 from tests.store.answering_server import Answer, answering
 
@@ -94,6 +95,10 @@ def kill_often(tmp_path, image, kills):
         shutil.rmtree(tmp_path / f"node{rounds - 1}")
 
 
+@fault_row(
+    "the fill worker is killed at any instant",
+    "waits for its successor, then the right bytes",
+)
 def test_fifty_kills_under_readers_leave_no_wrong_byte(tmp_path, image):
     kill_often(tmp_path, image, 50)
 
@@ -148,9 +153,13 @@ def test_a_successor_that_dies_while_it_takes_over_leaves_no_wrong_byte(
         assert tree_digest(mounted.path) == right
 
 
+@fault_row(
+    "worker and agent are upgraded under load",
+    "waits for the successor, then the right bytes",
+)
 def test_a_worker_of_other_code_is_replaced_under_load(tmp_path, image, right):
     """What an upgrade does: the next agent finds a worker that was started from other code."""
-    with running_node(tmp_path / "node", "--slow-at", "fetched:10", idle_limit=4) as node:
+    with running_node(tmp_path / "node", "--slow-at", "fetched:150", idle_limit=4) as node:
         mounted = node.mounts.mount(image.spec, read_ahead_kib=64)
         readers = start_readers(mounted.path, image.source)
         for version in ("one", "two", "three"):
@@ -171,6 +180,7 @@ def stopped(pid):
     return Path(f"/proc/{pid}/stat").read_text().split()[2] == "T"
 
 
+@fault_row("the keeper dies", "waits for the next one, then the right bytes")
 def test_a_dead_keeper_is_replaced_and_readers_merely_wait(tmp_path, image, right):
     with (
         running_node(tmp_path / "node") as node,
@@ -201,6 +211,7 @@ def test_the_next_agent_adopts_mounts_and_handles(tmp_path, image, right):
         assert mounts_below(node.root) == []
 
 
+@fault_row("the agent dies", "nothing: worker and keeper go on")
 def test_readers_go_on_while_no_agent_lives(tmp_path, image, right):
     with running_node(tmp_path / "node", idle_limit=4) as node:
         mounted = node.mounts.mount(image.spec, read_ahead_kib=64)
@@ -232,6 +243,11 @@ for line in sys.stdin:
 """
 
 
+@fault_row(
+    "keeper and agent die together, and the image is mounted again",
+    "zeros may be read until the next agent ends the container, with the reason; "
+    "nobody later sees those pages",
+)
 def test_pages_that_were_read_as_zeros_are_not_served_to_those_who_come_later(
     tmp_path, image, right
 ):
@@ -263,6 +279,10 @@ def test_pages_that_were_read_as_zeros_are_not_served_to_those_who_come_later(
             reader.stdin.close()
 
 
+@fault_row(
+    "the worker of a FUSE mount is killed",
+    "EIO for what is not cached until the image is mounted anew, never zeros",
+)
 def test_a_killed_worker_of_fuse_fails_reads_until_the_image_is_mounted_anew(
     tmp_path, image, right
 ):
@@ -316,6 +336,10 @@ def test_a_recording_with_a_hole_is_refused(tmp_path, image):
             recording.stop()
 
 
+@fault_row(
+    "power is lost before what was written was synced",
+    "the right bytes: what can't be proved is verified or fetched again",
+)
 def test_no_zeros_after_a_power_loss_that_took_data(tmp_path, image, right):
     """A map that another boot wrote, unsynced, is believed only where the bytes verify."""
     with running_node(tmp_path / "node") as node:
