@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from agent.proto.generated import hotstart_pb2 as pb
 from agent.values import (
     AgentStatus,
@@ -15,6 +17,8 @@ from agent.values import (
 )
 from hotstart.core.progress import Progress
 from runtime.container_spec import ContainerSpec, PortMapping, Volume, generate_name
+
+_MOUNT_FIELDS = tuple(field.name for field in fields(MountView))
 
 
 def progress_to(event: Progress) -> pb.Progress:
@@ -204,28 +208,12 @@ def snapshot_from(message: pb.SnapshotResult) -> SnapshotReport:
 
 def mount_to(view: MountView) -> pb.MountEntry:
     """Return the message of a mount."""
-    return pb.MountEntry(
-        target=view.target,
-        reference=view.reference,
-        digest=view.digest,
-        filler=view.filler,
-        size_bytes=view.size_bytes,
-        local_bytes=view.local_bytes,
-        users=view.users,
-    )
+    return pb.MountEntry(**{name: getattr(view, name) for name in _MOUNT_FIELDS})
 
 
 def mount_from(message: pb.MountEntry) -> MountView:
     """Return a mount."""
-    return MountView(
-        target=message.target,
-        reference=message.reference,
-        digest=message.digest,
-        filler=message.filler,
-        size_bytes=message.size_bytes,
-        local_bytes=message.local_bytes,
-        users=message.users,
-    )
+    return MountView(**{name: getattr(message, name) for name in _MOUNT_FIELDS})
 
 
 def pull_to(report: PullReport) -> pb.PullResult:

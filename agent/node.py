@@ -197,7 +197,7 @@ class Node:
         if call.cancelled:
             parts.targets.umount(target)
             call.check()
-        return next(view for view in self.mounts() if view.target == target)
+        return next(view for view in self.mounts() if view.path == target)
 
     def umount(self, target: str) -> None:
         """Undo a mount."""

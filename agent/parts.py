@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -239,15 +239,14 @@ class Parts:
         ]
 
     def _mount_view(self, stat: MountStats, reference: str, target: str) -> MountView:
-        return MountView(
-            target=target,
-            reference=reference,
-            digest=f"sha256:{stat.manifest}",
-            filler=self.images.filler,
-            size_bytes=stat.bytes_total,
-            local_bytes=stat.bytes_local,
-            users=stat.users,
-        )
+        counted = {name: value for name, value in asdict(stat).items() if name != "manifest"}
+        own = {
+            "path": target,
+            "reference": reference,
+            "digest": f"sha256:{stat.manifest}",
+            "filler": self.images.filler,
+        }
+        return MountView(**{**counted, **own})
 
     def close(self) -> None:
         """End the agent's side; containers, mounts and keeper go on."""

@@ -85,15 +85,34 @@ class SnapshotReport:
 
 @dataclass(frozen=True, slots=True)
 class MountView:
-    """One mounted image; no target: only containers use it."""
+    """One mounted image, as ``lazyfs.mount_stats`` counts; no path: only containers use it."""
 
-    target: str
+    path: str
     reference: str
     digest: str
     filler: str
-    size_bytes: int
-    local_bytes: int
     users: int
+    bytes_total: int = 0
+    bytes_local: int = 0
+    bytes_fetched: int = 0
+    bytes_used: int = 0
+    faults: int = 0
+    misses: int = 0
+    fault_median_ms: float = 0.0
+    fault_p99_ms: float = 0.0
+    stalled_ms: float = 0.0
+    bytes_prefetched: int = 0
+    bytes_prefetched_used: int = 0
+    retries: int = 0
+    mismatches: int = 0
+    errors: int = 0
+
+    @property
+    def prefetch_hit_rate(self) -> float | None:
+        """The share of what was prefetched that a reader has asked for since; None: nothing was."""
+        if not self.bytes_prefetched:
+            return None
+        return round(self.bytes_prefetched_used / self.bytes_prefetched, 4)
 
 
 @dataclass(frozen=True, slots=True)

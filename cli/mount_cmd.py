@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -47,9 +49,9 @@ def mount(
             listener=Listener(sink, lambda text: say(f"hotstart: {text}")),
         )
     if settings.json:
-        show_json(view)
+        show_json(_document(view))
     else:
-        show(view.target)
+        show(view.path)
 
 
 @click.command("umount", cls=HotstartCommand)
@@ -73,18 +75,40 @@ def umount(settings: Settings, directory: Path) -> None:
 def mounts(settings: Settings) -> None:
     """List mounted images: where, and how much of each is local."""
     views: tuple[MountView, ...] = ()
+    pids: dict[str, int] = {}
     if has_state(settings):
         with open_agent(settings) as client:
             views = client.mounts()
+            pids = {worker.kind: worker.pid for worker in client.status().workers}
     if settings.json:
-        show_json({"mounts": views})
+        document = {"keeper_pid": pids.get("keeper"), "worker_pid": pids.get("fill")}
+        show_json({**document, "mounts": [_document(view) for view in views]})
         return
-    headings = ("TARGET", "REFERENCE", "FILLER", "LOCAL", "USERS")
+    headings = ("PATH", "REFERENCE", "FILLER", "LOCAL", "FETCHED", "USED", "FAULTS", "MEDIAN",
+                "P99", "STALLED", "HITS", "RETRIES", "USERS")  # fmt: skip
     show(table(headings, [_row(view) for view in views]))
 
 
+def _document(view: MountView) -> dict[str, Any]:
+    """Return a mount and its prefetch hit rate as JSON."""
+    return {**dataclasses.asdict(view), "prefetch_hit_rate": view.prefetch_hit_rate}
+
+
 def _row(view: MountView) -> tuple[str, ...]:
-    local = f"{size(view.local_bytes)} of {size(view.size_bytes)}"
-    # A capture or a pull uses images by their digests: nobody has named those.
-    reference = view.reference or view.digest[:19]
-    return (view.target or "-", reference, view.filler, local, str(view.users))
+    hits = view.prefetch_hit_rate
+    return (
+        view.path or "-",
+        # A capture or a pull uses images by their digests: nobody has named those.
+        view.reference or view.digest[:19],
+        view.filler,
+        f"{size(view.bytes_local)} of {size(view.bytes_total)}",
+        size(view.bytes_fetched),
+        size(view.bytes_used),
+        f"{view.misses} of {view.faults}",
+        f"{view.fault_median_ms:.1f} ms",
+        f"{view.fault_p99_ms:.1f} ms",
+        f"{view.stalled_ms / 1000:.2f} s",
+        "-" if hits is None else f"{hits:.0%}",
+        str(view.retries),
+        str(view.users),
+    )

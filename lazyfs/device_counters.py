@@ -33,7 +33,14 @@ class DeviceCounters:
     mismatches: int = 0
     quarantined: int = 0
     errors: int = 0
+    stalled_ms: float = 0.0
+    """How long readers waited, all waits added up."""
     waits_ms: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT_WAITS))
+
+    def waited(self, wait_ms: float) -> None:
+        """Count a reader's wait that has ended."""
+        self.stalled_ms += wait_ms
+        self.waits_ms.append(wait_ms)
 
     def to_json(self) -> dict[str, Any]:
         """Return the counters, and the median and 99th percentile of the waits."""
@@ -49,9 +56,11 @@ class DeviceCounters:
             "mismatches": self.mismatches,
             "quarantined": self.quarantined,
             "errors": self.errors,
+            "read_bytes": self.prefetch.read_bytes,
             "prefetched_bytes": self.prefetch.prefetched_bytes,
             "prefetch_used_bytes": self.prefetch.used_bytes,
             "prefetch_unused_bytes": self.prefetch.unused_bytes,
+            "stalled_ms": round(self.stalled_ms, 3),
             "fault_median_ms": _quantile(waits, 0.5),
             "fault_p99_ms": _quantile(waits, 0.99),
         }

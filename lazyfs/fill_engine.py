@@ -317,7 +317,7 @@ class FillEngine:
         after, fault.after = fault.after, None
         if fault.missing() < 0:
             if self.claims.settle(fault):
-                fault.device.counters.waits_ms.append((time.monotonic() - fault.since_s) * 1e3)
+                fault.device.counters.waited((time.monotonic() - fault.since_s) * 1e3)
                 fault.device.usage.read(fault.first_page, fault.pages)
                 fault.answer(None)
         else:

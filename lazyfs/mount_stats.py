@@ -12,7 +12,13 @@ from lazyfs.spec import MountSpec
 
 @dataclass(frozen=True, slots=True)
 class MountStats:
-    """One mount as others see it; sizes in bytes."""
+    """One mount as others see it; sizes in bytes. Counters begin anew with each fill worker.
+
+    Bytes are those of the device: ``bytes_used`` were asked for by readers (the kernel's read-ahead
+    counts), as far as that is seen: a complete device raises no events. ``bytes_fetched`` are
+    stored, compressed ones. Times of faults are those of the readers that had to wait for bytes;
+    of several devices the slowest one's.
+    """
 
     manifest: str
     path: Path
@@ -20,8 +26,17 @@ class MountStats:
     bytes_total: int
     bytes_local: int
     bytes_fetched: int
+    bytes_used: int
     faults: int
-    counters: dict[str, Any]
+    misses: int
+    fault_median_ms: float
+    fault_p99_ms: float
+    stalled_ms: float
+    bytes_prefetched: int
+    bytes_prefetched_used: int
+    retries: int
+    mismatches: int
+    errors: int
 
     @classmethod
     def of(
@@ -33,13 +48,25 @@ class MountStats:
         def total(key: str) -> int:
             return sum(int(device.get(key, 0)) for device in own)
 
+        def slowest(key: str) -> float:
+            return max((float(device.get(key, 0.0)) for device in own), default=0.0)
+
         return cls(
-            spec.manifest,
-            path,
-            users,
-            total("bytes_total"),
-            total("bytes_local"),
-            total("fetched_bytes"),
-            total("faults"),
-            own[0] if own else {},
+            manifest=spec.manifest,
+            path=path,
+            users=users,
+            bytes_total=total("bytes_total"),
+            bytes_local=total("bytes_local"),
+            bytes_fetched=total("fetched_bytes"),
+            bytes_used=total("read_bytes"),
+            faults=total("faults"),
+            misses=total("misses"),
+            fault_median_ms=slowest("fault_median_ms"),
+            fault_p99_ms=slowest("fault_p99_ms"),
+            stalled_ms=round(sum(float(device.get("stalled_ms", 0.0)) for device in own), 3),
+            bytes_prefetched=total("prefetched_bytes"),
+            bytes_prefetched_used=total("prefetch_used_bytes"),
+            retries=total("retries"),
+            mismatches=total("mismatches"),
+            errors=total("errors"),
         )

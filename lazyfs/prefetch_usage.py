@@ -1,4 +1,4 @@
-"""What was prefetched onto a device, and how much of it a reader has asked for since.
+"""What readers asked for of a device, and how much of what was prefetched.
 
 While a device is incomplete the kernel asks for every page that its page cache lacks, whether the
 page is on the device or not: the first read of a prefetched page is always seen, and counts as its
@@ -6,7 +6,7 @@ use, once. So does a read that waited for the page while it was on its way. A co
 no more events; from then on the numbers stand still, and say what was used by then.
 
 Pages that the kernel reads ahead by itself count as used: it asks for them before a reader does.
-One byte a page, from the first prefetch on. Thread-safe.
+One byte a page, from the first read or prefetch on. Thread-safe.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from hotstart.core.span import PAGE
 JUDGED_BYTES = 32 << 20
 """Less than this is not judged: what follows a start may still come to it."""
 
-_BROUGHT, _NOTHING = b"\1", b"\0"
+_NOTHING, _BROUGHT, _READ = b"\0", b"\1", b"\2"
+_BRING = bytes.maketrans(_NOTHING, _BROUGHT)
 
 
 class PrefetchUsage:
@@ -26,30 +27,40 @@ class PrefetchUsage:
 
     def __init__(self, pages: int) -> None:
         self._pages = pages
-        self._unused = bytearray()
+        self._states = bytearray()
         self._lock = threading.Lock()
         self._prefetched = 0
         self._used = 0
+        self._read = 0
 
     def brought(self, first: int, pages: int) -> None:
         """Note that pages that nobody had asked for are on the device now."""
         with self._lock:
-            if not self._unused:
-                self._unused = bytearray(self._pages)
-            pages = min(pages, self._pages - first)
-            self._unused[first : first + pages] = _BROUGHT * pages
-            self._prefetched += pages
+            self._begin()
+            end = min(first + pages, self._pages)
+            self._states[first:end] = self._states[first:end].translate(_BRING)
+            self._prefetched += end - first
 
     def read(self, first: int, pages: int) -> None:
         """Note that a reader asked for pages."""
-        if not self._unused:
-            return
         with self._lock:
+            self._begin()
             end = min(first + pages, self._pages)
-            found = self._unused.count(_BROUGHT, first, end)
-            if found:
-                self._unused[first:end] = _NOTHING * (end - first)
-                self._used += found
+            used = self._states.count(_BROUGHT, first, end)
+            new = self._states.count(_NOTHING, first, end)
+            if used or new:
+                self._states[first:end] = _READ * (end - first)
+                self._used += used
+                self._read += used + new
+
+    def _begin(self) -> None:
+        if not self._states:
+            self._states = bytearray(self._pages)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of the pages that somebody has asked for."""
+        return self._read * PAGE
 
     @property
     def prefetched_bytes(self) -> int:

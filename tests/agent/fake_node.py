@@ -96,13 +96,13 @@ class FakeNode:
         )
 
     def mount(self, store_url, reference, *, target, filler, read_ahead_kib, call):
-        return MountView(target, reference, DIGEST, filler or "fanotify", 100, read_ahead_kib, 1)
+        return MountView(target, reference, DIGEST, filler or "fanotify", 1, 100, read_ahead_kib)
 
     def umount(self, target):
         self.asked.append(("umount", target))
 
     def mounts(self):
-        return [MountView("/mnt", "app:v1", DIGEST, "fuse", 100, 50, 2)]
+        return [MountView("/mnt", "app:v1", DIGEST, "fuse", 2, 100, 50, stalled_ms=1.5)]
 
     def pull(self, store_url, reference, *, working_set, call):
         return PullReport(DIGEST, 10 if working_set else 100, 50, 3.5)

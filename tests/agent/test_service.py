@@ -176,8 +176,8 @@ def test_snapshot_mounts_and_pull_arrive(client, node):
     assert report.stateful_reason == "why"
     assert node.asked[-1][3]["goldens"] == ('{"path":"/"}',)
     mounted = client.mount("file:///s", "app:v1", Path("/mnt"), filler="fuse", read_ahead_kib=64)
-    assert (mounted.target, mounted.filler, mounted.local_bytes) == ("/mnt", "fuse", 64)
-    assert client.mounts()[0].users == 2
+    assert (mounted.path, mounted.filler, mounted.bytes_local) == ("/mnt", "fuse", 64)
+    assert client.mounts() == tuple(node.mounts())
     client.umount(Path("/mnt"))
     assert node.asked[-1] == ("umount", "/mnt")
     assert client.pull("file:///s", "app:v1").fetched_bytes == 50

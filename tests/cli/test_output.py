@@ -69,7 +69,7 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
 
 
 def test_a_mount_that_nobody_has_named_is_shown_by_its_digest():
-    view = MountView("", "", "sha256:" + "a" * 64, "fuse", 100, 50, 1)
+    view = MountView("", "", "sha256:" + "a" * 64, "fuse", 1, 100, 50)
     assert mount_cmd._row(view)[:2] == ("-", "sha256:aaaaaaaaaaaa")
 
 

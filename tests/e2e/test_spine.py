@@ -230,8 +230,16 @@ def test_mounts_show_files_and_come_back_after_a_restart(hotstart, scratch, fill
     hotstart.ok("agent", "start", "--filler", filler)
     hotstart.ok("mount", "shell:v1", target)
     assert (target / "bin/busybox").read_bytes() == Path("/bin/busybox").read_bytes()
-    (row,) = hotstart.ok("mounts", "--json").document["mounts"]
-    assert (row["target"], row["filler"]) == (str(target), filler)
+    document = hotstart.ok("mounts", "--json").document
+    (row,) = document["mounts"]
+    assert (row["path"], row["filler"]) == (str(target), filler)
+    workers = hotstart.ok("agent", "status", "--json").document["workers"]
+    pids = {worker["kind"]: worker["pid"] for worker in workers}
+    assert (document["keeper_pid"], document["worker_pid"]) == (pids["keeper"], pids["fill"])
+    assert 0 < row["bytes_used"] <= row["bytes_local"] <= row["bytes_total"]
+    assert 0 < row["bytes_fetched"]
+    assert 0 < row["misses"] <= row["faults"]
+    assert 0 < row["fault_median_ms"] <= row["fault_p99_ms"] <= row["stalled_ms"]
     assert hotstart("mount", "shell:v1", target).status == 102
     hotstart.ok("agent", "stop")
     assert (target / "bin/busybox").stat().st_size > 0

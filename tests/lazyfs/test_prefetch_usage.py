@@ -30,6 +30,15 @@ def test_what_was_not_prefetched_counts_nowhere():
     assert numbers(usage) == (10, 0, 10)
 
 
+def test_what_was_read_counts_once_whether_prefetched_or_not():
+    usage = PrefetchUsage(100)
+    usage.brought(10, 10)
+    usage.read(0, 15)
+    usage.read(10, 20)
+    assert usage.read_bytes == 30 * PAGE
+    assert numbers(usage) == (10, 10, 0)
+
+
 def test_the_last_chunk_may_reach_beyond_the_device():
     usage = PrefetchUsage(100)
     usage.brought(98, 4)

@@ -301,22 +301,46 @@ class MountEvent(_message.Message):
     def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., result: _Optional[_Union[MountEntry, _Mapping]] = ...) -> None: ...
 
 class MountEntry(_message.Message):
-    __slots__ = ("target", "reference", "digest", "filler", "size_bytes", "local_bytes", "users")
-    TARGET_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("path", "reference", "digest", "filler", "bytes_total", "bytes_local", "users", "bytes_fetched", "bytes_used", "faults", "misses", "fault_median_ms", "fault_p99_ms", "stalled_ms", "bytes_prefetched", "bytes_prefetched_used", "retries", "mismatches", "errors")
+    PATH_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     FILLER_FIELD_NUMBER: _ClassVar[int]
-    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
-    LOCAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    BYTES_LOCAL_FIELD_NUMBER: _ClassVar[int]
     USERS_FIELD_NUMBER: _ClassVar[int]
-    target: str
+    BYTES_FETCHED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_USED_FIELD_NUMBER: _ClassVar[int]
+    FAULTS_FIELD_NUMBER: _ClassVar[int]
+    MISSES_FIELD_NUMBER: _ClassVar[int]
+    FAULT_MEDIAN_MS_FIELD_NUMBER: _ClassVar[int]
+    FAULT_P99_MS_FIELD_NUMBER: _ClassVar[int]
+    STALLED_MS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PREFETCHED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PREFETCHED_USED_FIELD_NUMBER: _ClassVar[int]
+    RETRIES_FIELD_NUMBER: _ClassVar[int]
+    MISMATCHES_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    path: str
     reference: str
     digest: str
     filler: str
-    size_bytes: int
-    local_bytes: int
+    bytes_total: int
+    bytes_local: int
     users: int
-    def __init__(self, target: _Optional[str] = ..., reference: _Optional[str] = ..., digest: _Optional[str] = ..., filler: _Optional[str] = ..., size_bytes: _Optional[int] = ..., local_bytes: _Optional[int] = ..., users: _Optional[int] = ...) -> None: ...
+    bytes_fetched: int
+    bytes_used: int
+    faults: int
+    misses: int
+    fault_median_ms: float
+    fault_p99_ms: float
+    stalled_ms: float
+    bytes_prefetched: int
+    bytes_prefetched_used: int
+    retries: int
+    mismatches: int
+    errors: int
+    def __init__(self, path: _Optional[str] = ..., reference: _Optional[str] = ..., digest: _Optional[str] = ..., filler: _Optional[str] = ..., bytes_total: _Optional[int] = ..., bytes_local: _Optional[int] = ..., users: _Optional[int] = ..., bytes_fetched: _Optional[int] = ..., bytes_used: _Optional[int] = ..., faults: _Optional[int] = ..., misses: _Optional[int] = ..., fault_median_ms: _Optional[float] = ..., fault_p99_ms: _Optional[float] = ..., stalled_ms: _Optional[float] = ..., bytes_prefetched: _Optional[int] = ..., bytes_prefetched_used: _Optional[int] = ..., retries: _Optional[int] = ..., mismatches: _Optional[int] = ..., errors: _Optional[int] = ...) -> None: ...
 
 class ListMountsRequest(_message.Message):
     __slots__ = ()
