@@ -16,10 +16,11 @@ from agent.records import ContainerRecord
 from agent.stateless_names import stateless_name
 from agent.values import SnapshotReport, Statefulness
 from hotstart.core.digest import Digest
-from hotstart.core.errors import HotstartError, NotFound
+from hotstart.core.errors import HotstartError
 from hotstart.core.log import get_logger
 from hotstart.core.phases import Phases
 from hotstart.store.manifest import ImageManifest
+from hotstart.store.publishing import current, retire
 from hotstart.store.stack import Store
 from runtime.capture import Captured, Capturer, NotEnded, ProveStateless, Subject
 from runtime.container_spec import ContainerSpec
@@ -136,10 +137,10 @@ def name_stateless(store: Store, record: ContainerRecord, captured: Captured) ->
     image, key = Digest.parse(record.image_digest), Digest(record.start_key)
     name = stateless_name(image, key, record.spec)
     try:
-        try:
-            version: str | None = store.references.get(name).version
-        except NotFound:
-            version = None
+        before = current(store, name)
+        if before is not None:
+            retire(store, before.target)
+        version = before.version if before else None
         store.references.swap(name, captured.manifest.descriptor(), version)
     except HotstartError as err:
         log.warning("stateless_name_not_written", container=record.name, reason=err)

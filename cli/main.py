@@ -31,6 +31,7 @@ COMMANDS = {
     "pin": Entry("cli.pin_cmd", "pin", "Keep an image in the cache whatever its quota."),
     "unpin": Entry("cli.pin_cmd", "unpin", "Let an image leave the cache again."),
     "rm": Entry("cli.remove_cmd", "remove", "Remove a reference, or an ended container."),
+    "gc": Entry("cli.gc_cmd", "collect", "Remove from the store what nothing needs."),
     "trace": Entry("cli.trace_cmd", "trace", "Show what is recorded for a reference."),
     "mount": Entry("cli.mount_cmd", "mount", "Mount an image or snapshot at a directory."),
     "umount": Entry("cli.mount_cmd", "umount", "Unmount a directory."),

@@ -13,6 +13,7 @@ from cli.command import HotstartCommand
 from cli.output import show, show_json
 from cli.settings import Settings
 from hotstart.core.errors import Conflict, NotFound
+from hotstart.store.publishing import retire
 from hotstart.store.references import (
     SNAPSHOT_PREFIX,
     ReferenceName,
@@ -30,7 +31,7 @@ from hotstart.store.stack import open_store
 def remove(settings: Settings, name: str, what: str | None) -> None:
     """Remove a reference from the store, or an ended container.
 
-    Blobs stay until nothing else needs them; other references may share them.
+    Blobs stay until `hotstart gc` finds that nothing else needs them.
     """
     kind = what or _kind(settings, name)
     if kind == "container":
@@ -59,6 +60,7 @@ def _remove_reference(settings: Settings, name: str, *, anything: bool) -> None:
             f"{name} is neither a container of {settings.root} nor a reference of {store.url}",
             "see hotstart ps and hotstart images",
         ) from err
+    retire(store, reference.target)
     store.references.remove(reference.name, reference.version)
     for other in store.references.names():
         if other.repository.startswith(SNAPSHOT_PREFIX):

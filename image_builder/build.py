@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from hotstart.core.errors import NotFound, Unavailable
+from hotstart.core.digest import Digest
+from hotstart.core.errors import Unavailable
 from hotstart.core.log import get_logger
 from hotstart.core.progress import NullSink, ProgressSink
 from hotstart.store import media_types
 from hotstart.store.descriptor import Descriptor
+from hotstart.store.leased import Writer, leased
 from hotstart.store.manifest import DeviceDescriptor, ImageManifest, parse_manifest
+from hotstart.store.publishing import move
 from hotstart.store.references import ReferenceChanged, ReferenceName
 from hotstart.store.stack import Store
 from hotstart.store.traces import add_trace, recorded_trace
 from image_builder.build_tree import build_tree
 from image_builder.image_config import encode_config
 from image_builder.oci_image import host_architecture
-from image_builder.options import BuildOptions, BuildResult, BuildStats
+from image_builder.options import BuildOptions, BuildResult, BuildStats, BuiltTree
 from image_builder.sources import open_source
 from image_builder.touched_chunks import TouchedChunks
 
@@ -55,13 +58,13 @@ def build(
     """Build ``source`` and point ``reference`` to it.
 
     Raises NothingRecorded, SourceInvalid, SourceChanged, LimitExceeded, NotRepresentable,
-    StagingFull, DigestMismatch, ReferenceNameInvalid, or what the store raises; then nothing is
-    published.
+    StagingFull, DigestMismatch, ReferenceNameInvalid, LeaseLost, Collected, or what the store
+    raises; then nothing is published.
     """
     started = time.monotonic()
     options = options or BuildOptions()
     name = ReferenceName.parse(reference)
-    base = base_devices(store, options.base) if options.base else ()
+    base_manifest = base_of(store, options.base) if options.base else None
     touched = touched_chunks(store, options.trace) if options.trace else None
     with ExitStack() as stack:
         stack.enter_context(_collector_paused())
@@ -69,31 +72,38 @@ def build(
         config = encode_config(
             opened.config, options, architecture=host_architecture(), name=source
         )
+        # Held before the base is read: what is borrowed from it must not vanish meanwhile.
+        writer = stack.enter_context(leased(store, (base_manifest,) if base_manifest else ()))
         built = build_tree(
             opened.tree,
-            store,
+            writer.store,
             options=options,
             progress=progress or NullSink(),
-            base=base,
+            base=base_devices(writer.store, base_manifest) if base_manifest else (),
             touched=touched,
         )
         opened.check()
-    config_descriptor = Descriptor.of(media_types.OCI_CONFIG, config)
-    store.blobs.put(config_descriptor.digest, config)
-    manifest = ImageManifest(config_descriptor, built.bootstrap, built.devices)
-    content = manifest.to_bytes()
+        manifest = _publish(writer, name, config, built)
     descriptor = manifest.descriptor()
-    store.blobs.put(descriptor.digest, content)
-    if built.trace is not None:
-        add_trace(store, descriptor.digest, built.trace)
-    publish(store, name, descriptor)
     stats = replace(
         built.stats,
-        uploaded_bytes=built.stats.uploaded_bytes + len(config) + len(content),
+        uploaded_bytes=built.stats.uploaded_bytes + len(config) + descriptor.size,
         elapsed_s=time.monotonic() - started,
     )
     _log_built(name, descriptor, stats)
     return BuildResult(descriptor, manifest, built.extents, stats)
+
+
+def _publish(writer: Writer, name: ReferenceName, config: bytes, built: BuiltTree) -> ImageManifest:
+    blobs = writer.store.blobs
+    described = Descriptor.of(media_types.OCI_CONFIG, config)
+    blobs.put(described.digest, config)
+    manifest = ImageManifest(described, built.bootstrap, built.devices)
+    blobs.put(manifest.descriptor().digest, manifest.to_bytes())
+    if built.trace is not None:
+        add_trace(writer.store, manifest.descriptor().digest, built.trace)
+    publish(writer, name, manifest.descriptor(), manifest.blobs())
+    return manifest
 
 
 def _log_built(name: ReferenceName, descriptor: Descriptor, stats: BuildStats) -> None:
@@ -125,10 +135,9 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def base_devices(store: Store, reference: str) -> tuple[DeviceDescriptor, ...]:
-    """Return the devices of an image or snapshot. Raises ReferenceNotFound and others."""
-    target = store.references.get(ReferenceName.parse(reference)).target
-    return parse_manifest(bytes(store.blobs.read(target.digest))).devices
+def base_of(store: Store, reference: str) -> Digest:
+    """Return the manifest of an image or snapshot. Raises ReferenceNotFound and others."""
+    return store.references.get(ReferenceName.parse(reference)).target.digest
 
 
 def touched_chunks(store: Store, reference: str) -> TouchedChunks:
@@ -139,16 +148,22 @@ def touched_chunks(store: Store, reference: str) -> TouchedChunks:
     return TouchedChunks.of(store.blobs, devices, trace)
 
 
-def publish(store: Store, name: ReferenceName, target: Descriptor) -> None:
-    """Point ``name`` to ``target``, whatever it points to now. Raises ReferenceContended."""
+def base_devices(store: Store, manifest: Digest) -> tuple[DeviceDescriptor, ...]:
+    """Return the devices of an image or snapshot. Raises BlobNotFound and others."""
+    return parse_manifest(bytes(store.blobs.read(manifest))).devices
+
+
+def publish(
+    writer: Writer, name: ReferenceName, target: Descriptor, needed: Sequence[Descriptor]
+) -> None:
+    """Point ``name`` to ``target``, whatever it points to now, and look once more for ``needed``.
+
+    Raises ReferenceContended, Collected, LeaseLost; then nothing is published.
+    """
     for _attempt in range(_SWAPS):
         try:
-            expected: str | None = store.references.get(name).version
-        except NotFound:
-            expected = None
-        try:
-            store.references.swap(name, target, expected)
+            move(writer, name, target, needed)
         except ReferenceChanged:
             continue
         return
-    raise ReferenceContended(store.url, name)
+    raise ReferenceContended(writer.store.url, name)

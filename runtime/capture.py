@@ -21,6 +21,7 @@ from hotstart.core.log import get_logger
 from hotstart.core.phases import Phases
 from hotstart.core.progress import Progress, ProgressSink
 from hotstart.kernel.cgroup import Group
+from hotstart.store.leased import Writer, leased
 from hotstart.store.manifest import ImageManifest, SnapshotManifest
 from hotstart.store.references import ReferenceName
 from hotstart.store.signing import NodeKey, sign
@@ -44,7 +45,13 @@ from runtime.snapshot_files import (
     staged_files,
     write_criu_config,
 )
-from runtime.snapshot_manifest import draft_manifest, publish, put_config, snapshot_config
+from runtime.snapshot_manifest import (
+    draft_manifest,
+    hold_image,
+    publish,
+    put_config,
+    snapshot_config,
+)
 from runtime.store_pages import StorePages
 from runtime.thaw import environment, make_resident
 from snapshotter.bundle_builder import make_bundle
@@ -144,17 +151,20 @@ class Capturer:
         adopt(subject.directory, runc)
         require_running(runc, subject)
         require_image(store, subject)
-        with phases.phase("resident"):
-            make_resident(subject.directory, self._tools.thaw.pages)
-        expected = self._ask_goldens(subject, runc, goldens, phases)
-        with staged_files(self._scratch) as files, _goes_on_if_this_fails(subject, runc):
-            with phases.phase("dump"):
-                frozen_ms = self._dump(subject, runc, files)
-            if not leave_running:
-                runc.pause()
-            captured = self._publish(
-                subject, store, name, files, expected, statefulness, progress, phases
-            )
+        # Held before the freeze: the image is borrowed whole, and a collector may have to end.
+        with leased(store, (subject.image.descriptor().digest,)) as writer:
+            hold_image(writer, subject.image)
+            with phases.phase("resident"):
+                make_resident(subject.directory, self._tools.thaw.pages)
+            expected = self._ask_goldens(subject, runc, goldens, phases)
+            with staged_files(self._scratch) as files, _goes_on_if_this_fails(subject, runc):
+                with phases.phase("dump"):
+                    frozen_ms = self._dump(subject, runc, files)
+                if not leave_running:
+                    runc.pause()
+                captured = self._publish(
+                    subject, writer, name, files, expected, statefulness, progress, phases
+                )
         if not leave_running:
             _end(subject, runc, captured)
         return replace(captured, frozen_ms=frozen_ms)
@@ -198,7 +208,7 @@ class Capturer:
     def _publish(
         self,
         subject: Subject,
-        store: Store,
+        writer: Writer,
         name: ReferenceName,
         files: SnapshotFiles,
         expected: list[ExpectedGolden],
@@ -206,6 +216,7 @@ class Capturer:
         progress: ProgressSink,
         phases: Phases,
     ) -> Captured:
+        store = writer.store
         memory = DumpDirectory(files.dump).memory_files()
         with phases.phase("build"):
             paths = [f"{DUMP}/{file}".encode() for file in memory]
@@ -237,7 +248,7 @@ class Capturer:
         )
         with phases.phase("publish"):
             manifest = sign(final, self._key)
-            publish(store, name, manifest)
+            publish(writer, name, manifest)
         total = built.stats.uploaded_bytes + parts.bundle.size
         kept = understand(manifest, str(name), store.url).config
         return Captured(str(name), manifest, kept, total, 0.0)

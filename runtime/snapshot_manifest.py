@@ -6,11 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from hotstart.core.errors import NotFound
 from hotstart.store import media_types
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.json_document import JsonValue
+from hotstart.store.leased import Writer
 from hotstart.store.manifest import ImageManifest, SnapshotManifest
+from hotstart.store.publishing import move
 from hotstart.store.references import ReferenceName
 from hotstart.store.snapshot_config import (
     READY_CHECKED,
@@ -88,6 +89,12 @@ def draft_manifest(
     )
 
 
+def hold_image(writer: Writer, image: ImageManifest) -> None:
+    """Store the image's manifest, which may have been removed meanwhile: a lease holds by it."""
+    descriptor = image.descriptor(inline=True)
+    writer.store.blobs.put(descriptor.digest, descriptor.data or b"")
+
+
 def put_config(config: SnapshotConfig, store: Store) -> Descriptor:
     """Store the configuration and describe it, its content inline."""
     content = config.to_bytes()
@@ -96,20 +103,18 @@ def put_config(config: SnapshotConfig, store: Store) -> Descriptor:
     return descriptor
 
 
-def publish(store: Store, name: ReferenceName, manifest: SnapshotManifest) -> None:
+def publish(writer: Writer, name: ReferenceName, manifest: SnapshotManifest) -> None:
     """Write the manifest and move the reference to it, from wherever it was.
 
-    Raises Conflict if somebody else moves it at the same time.
+    Raises Conflict if somebody else moves it at the same time; Collected or LeaseLost if something
+    that it needs is gone.
     """
+    blobs = writer.store.blobs
     content = manifest.to_bytes()
     descriptor = manifest.descriptor()
-    store.blobs.put(manifest.subject.digest, manifest.subject.data or b"")
-    store.blobs.put(descriptor.digest, content)
-    try:
-        version: str | None = store.references.get(name).version
-    except NotFound:
-        version = None
-    store.references.swap(name, descriptor, version)
+    blobs.put(manifest.subject.digest, manifest.subject.data or b"")
+    blobs.put(descriptor.digest, content)
+    move(writer, name, descriptor, manifest.blobs())
 
 
 def _memory_files(dump: DumpDirectory, built: BuiltTree) -> tuple[MemoryFile, ...]:

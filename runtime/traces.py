@@ -13,6 +13,7 @@ from typing import Protocol
 
 from hotstart.core.errors import HotstartError, IntegrityError, NotFound
 from hotstart.core.log import get_logger
+from hotstart.store.leased import leased
 from hotstart.store.stack import Store
 from hotstart.store.trace import Trace
 from hotstart.store.traces import add_trace, read_trace
@@ -50,7 +51,8 @@ def find_trace(store: Store, image: LoadedImage) -> Trace | None:
 def save_trace(store: Store, image: LoadedImage, trace: Trace) -> bool:
     """Add a trace to what earlier starts touched; returns whether that has become more."""
     try:
-        union = add_trace(store, image.digest, trace)
+        with leased(store, (image.digest,)) as writer:
+            union = add_trace(writer.store, image.digest, trace)
     except HotstartError as err:
         log.warning("trace_not_saved", image=image.reference, error=err)
         return False

@@ -8,6 +8,7 @@ contract suite in tests/contracts/blob_store.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from hotstart.core.digest import Digest
@@ -16,6 +17,9 @@ from hotstart.core.span import Span
 
 Content: TypeAlias = bytes | memoryview
 """What a store returns: read-only bytes, possibly without a copy."""
+
+SMALL_BLOB = 1 << 20
+"""Bytes up to which putting a blob again is cheaper than asking whether it is there."""
 
 Writable: TypeAlias = bytes | bytearray | memoryview
 """What a store takes."""
@@ -87,6 +91,15 @@ class StoreFull(UserError):
         self.store_url = store_url
 
 
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A blob, its size in bytes, and when it was last put, by the store's own clock."""
+
+    digest: Digest
+    size: int
+    modified_ns: int
+
+
 class BlobStore(Protocol):
     """Immutable bytes named by their digest.
 
@@ -118,6 +131,7 @@ class BlobStore(Protocol):
     def put(self, digest: Digest, content: Writable, *, is_checked: bool = False) -> None:
         """Store ``content``, durably and all at once; storing what is there already is no error.
 
+        What is there already and small (SMALL_BLOB) counts as stored now: its time is renewed.
         Raises DigestMismatch if ``content`` is not what ``digest`` names, StoreReadOnly or
         StoreFull; a failed put leaves nothing visible. ``is_checked`` is for a caller who has just
         computed the digest of these very bytes: they are not hashed again.
@@ -130,4 +144,8 @@ class BlobStore(Protocol):
 
     def digests(self) -> Iterator[tuple[Digest, int]]:
         """Yield each blob and its size in bytes, in no promised order."""
+        ...
+
+    def entries(self) -> Iterator[StoredBlob]:
+        """Yield each blob with its size and time, in no promised order."""
         ...

@@ -3,6 +3,7 @@
     ROOT/blobs/sha256/<hex>                     immutable blobs
     ROOT/references/<repository>/_tags/<tag>    reference documents (references.py)
     ROOT/references/.lock                       flock: one reference changes at a time
+    ROOT/leases/<name>                          who is at work (directory_leases.py)
     ROOT/staging/<random>                       files being written; left ones are swept after a day
 
 Everything new is written below staging/ (same file system), fsynced, renamed into place, and the
@@ -29,6 +30,7 @@ from hotstart.store.blob_store import (
     BlobNotFound,
     Content,
     SpanOutside,
+    StoredBlob,
     StoreDenied,
     StoreFull,
     StoreMissing,
@@ -54,7 +56,7 @@ _TAGS = "_tags"
 """No component of a repository begins with an underscore, so a tag never meets a repository."""
 
 
-class _Files:
+class StoreFiles:
     """The directory and the three things both halves need: errors, staging, durable placement."""
 
     def __init__(self, root: Path, url: str) -> None:
@@ -156,7 +158,7 @@ def prepare_directory(root: Path, url: str, *, create: bool) -> None:
 
     Raises StoreMissing, or what the file system refuses as a store error.
     """
-    files = _Files(root, url)
+    files = StoreFiles(root, url)
     with files.errors():
         if root.is_dir():
             files.sweep()
@@ -172,7 +174,7 @@ class DirectoryBlobs:
     """The blobs of a directory store. Thread-safe, process-safe, without locks."""
 
     def __init__(self, root: Path, url: str) -> None:
-        self._files = _Files(root, url)
+        self._files = StoreFiles(root, url)
         self._directory = root / "blobs" / "sha256"
 
     @property
@@ -208,7 +210,7 @@ class DirectoryBlobs:
             digest.check(content, "blob to be stored")
         target = self._directory / digest.hex
         with self._files.errors():
-            if not _holds(target, content):
+            if not (_holds(target, content) and _renew(target)):
                 self._files.place(target, content)
 
     def remove(self, digest: Digest) -> None:
@@ -232,6 +234,13 @@ class DirectoryBlobs:
             with suppress(BlobNotFound, UserError):
                 digest = Digest(name)
                 yield digest, self.size(digest)
+
+    def entries(self) -> Iterator[StoredBlob]:
+        """Yield each blob with its size and time."""
+        for digest, _ in self.digests():
+            with suppress(BlobNotFound), self._files.errors(), self._opened(digest) as descriptor:
+                found = os.fstat(descriptor)
+                yield StoredBlob(digest, found.st_size, found.st_mtime_ns)
 
     @contextmanager
     def _opened(self, digest: Digest) -> Iterator[int]:
@@ -265,6 +274,15 @@ def _holds(path: Path, content: Writable) -> bool:
         return False
 
 
+def _renew(path: Path) -> bool:
+    """Set the file's time to now; False if it is gone or another user's."""
+    try:
+        os.utime(path)
+    except (FileNotFoundError, PermissionError):
+        return False
+    return True
+
+
 def _read_exactly(descriptor: int, span: Span, url: str) -> bytes:
     content = os.pread(descriptor, span.length, span.offset)
     if len(content) == span.length:
@@ -284,7 +302,7 @@ class DirectoryReferences:
     """The references of a directory store; changes are serialised by one flock."""
 
     def __init__(self, root: Path, url: str) -> None:
-        self._files = _Files(root, url)
+        self._files = StoreFiles(root, url)
         self._directory = root / "references"
 
     @property

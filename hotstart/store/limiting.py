@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from hotstart.core.digest import Digest
 from hotstart.core.span import Span
-from hotstart.store.blob_store import BlobStore, Content, Writable
+from hotstart.store.blob_store import BlobStore, Content, StoredBlob, Writable
 
 
 class LimitingBlobs:
@@ -54,3 +54,7 @@ class LimitingBlobs:
     def digests(self) -> Iterator[tuple[Digest, int]]:
         """Yield each blob and its size."""
         return self._inner.digests()
+
+    def entries(self) -> Iterator[StoredBlob]:
+        """Yield each blob with its size and time."""
+        return self._inner.entries()

@@ -21,10 +21,12 @@ from hotstart.store.blob_store import (
     BlobStore,
     Content,
     StoreBusy,
+    StoredBlob,
     StoreUnavailable,
     Writable,
 )
 from hotstart.store.descriptor import Descriptor
+from hotstart.store.lease_objects import LeaseEntry, LeaseObjects
 from hotstart.store.references import (
     Reference,
     ReferenceChanged,
@@ -130,6 +132,10 @@ class RetryingBlobs:
         """Yield each blob and its size; a listing that breaks is begun again."""
         return iter(self._policy.call(lambda: list(self._inner.digests())))
 
+    def entries(self) -> Iterator[StoredBlob]:
+        """Yield each blob with its time; a listing that breaks is begun again."""
+        return iter(self._policy.call(lambda: list(self._inner.entries())))
+
 
 class RetryingReferences:
     """References whose operations are repeated while the store is unavailable."""
@@ -175,6 +181,35 @@ class RetryingReferences:
             return self.get(name).target == target.without_data()
         except ReferenceNotFound:
             return False
+
+
+class RetryingLeases:
+    """Leases whose operations are repeated while the store is unavailable."""
+
+    def __init__(self, inner: LeaseObjects, policy: RetryPolicy) -> None:
+        self._inner = inner
+        self._policy = policy
+
+    @property
+    def url(self) -> str:
+        """Where the store is."""
+        return self._inner.url
+
+    def write(self, name: str, content: bytes) -> int:
+        """Create or replace an object."""
+        return self._policy.call(lambda: self._inner.write(name, content))
+
+    def read(self, name: str) -> bytes | None:
+        """Return an object's content, or None."""
+        return self._policy.call(lambda: self._inner.read(name))
+
+    def entries(self) -> list[LeaseEntry]:
+        """Return every object."""
+        return self._policy.call(self._inner.entries)
+
+    def remove(self, name: str) -> None:
+        """Remove an object."""
+        self._policy.call(lambda: self._inner.remove(name))
 
 
 def _after_lost_answer(

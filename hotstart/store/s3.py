@@ -25,9 +25,11 @@ from hotstart.core.digest import Digest
 from hotstart.core.errors import UserError
 from hotstart.core.span import Span
 from hotstart.store.blob_store import (
+    SMALL_BLOB,
     BlobNotFound,
     Content,
     SpanOutside,
+    StoredBlob,
     StoreUnavailable,
     Writable,
 )
@@ -154,7 +156,8 @@ class S3Blobs:
         """Store ``content``. See BlobStore."""
         if not is_checked:
             digest.check(content, "blob to be stored")
-        if not self._holds(digest, memoryview(content).nbytes):
+        size = memoryview(content).nbytes
+        if size <= SMALL_BLOB or not self._holds(digest, size):
             self._bucket.put(_BLOBS + digest.hex, content, part_bytes=_PART_BYTES)
 
     def remove(self, digest: Digest) -> None:
@@ -165,9 +168,14 @@ class S3Blobs:
 
     def digests(self) -> Iterator[tuple[Digest, int]]:
         """Yield each blob and its size."""
-        for name, size in self._bucket.list(_BLOBS):
+        for blob in self.entries():
+            yield blob.digest, blob.size
+
+    def entries(self) -> Iterator[StoredBlob]:
+        """Yield each blob with its size and time."""
+        for name, size, modified_ns in self._bucket.list(_BLOBS):
             with suppress(UserError):
-                yield Digest(name), size
+                yield StoredBlob(Digest(name), size, modified_ns)
 
 
 class S3References:
@@ -206,7 +214,7 @@ class S3References:
     def names(self) -> Iterator[ReferenceName]:
         """Yield every name, sorted."""
         found: list[ReferenceName] = []
-        for path, size in self._bucket.list(_REFERENCES):
+        for path, size, _ in self._bucket.list(_REFERENCES):
             repository, separator, tag = path.rpartition(_TAGS)
             if separator and size:
                 with suppress(ReferenceNameInvalid):

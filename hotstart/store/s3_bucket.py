@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CONNECT_TIMEOUT = timedelta(seconds=5)
 _READ_TIMEOUT = timedelta(seconds=10)
 """Until the first byte of an answer, and between any two reads of it."""
@@ -111,8 +112,10 @@ class S3Bucket:
             self._make_bucket()
             return self._put(path, content, mode, part_bytes)
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Yield the name (below ``prefix``) and the size of every object.
+    def list(self, prefix: str) -> Iterator[tuple[str, int, int]]:
+        """Yield the name (below ``prefix``), the size and the time of every object.
+
+        The time is the server's LastModified, in nanoseconds since the epoch.
 
         A missing bucket is empty if it may be made, and StoreMissing otherwise.
         """
@@ -202,9 +205,14 @@ class S3Bucket:
             client.close()
 
 
-def _listed(objects: S3Store, *, prefix: str) -> list[tuple[str, int]]:
+def nanoseconds(moment: datetime) -> int:
+    """Return a moment as nanoseconds since the epoch, exactly."""
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+def _listed(objects: S3Store, *, prefix: str) -> list[tuple[str, int, int]]:
     return [
-        (entry["path"].removeprefix(prefix), entry["size"])
+        (entry["path"].removeprefix(prefix), entry["size"], nanoseconds(entry["last_modified"]))
         for batch in obstore.list(objects, prefix, chunk_size=1000)
         for entry in batch
     ]

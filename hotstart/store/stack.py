@@ -18,9 +18,16 @@ from urllib.parse import quote, unquote, urlsplit
 from hotstart.core.errors import UserError
 from hotstart.store.blob_store import BlobStore
 from hotstart.store.directory import DirectoryBlobs, DirectoryReferences, prepare_directory
+from hotstart.store.directory_leases import DirectoryLeases
+from hotstart.store.lease_objects import LeaseObjects
 from hotstart.store.limiting import LimitingBlobs
 from hotstart.store.references import ReferenceStore
-from hotstart.store.retrying import RetryingBlobs, RetryingReferences, RetryPolicy
+from hotstart.store.retrying import (
+    RetryingBlobs,
+    RetryingLeases,
+    RetryingReferences,
+    RetryPolicy,
+)
 from hotstart.store.verifying import VerifyingBlobs
 
 IN_FLIGHT = 64
@@ -29,11 +36,12 @@ IN_FLIGHT = 64
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Blobs and references of one place; ``url`` opens the same place again."""
+    """Blobs, references and leases of one place; ``url`` opens the same place again."""
 
     url: str
     blobs: BlobStore
     references: ReferenceStore
+    leases: LeaseObjects
 
 
 class StoreUrlInvalid(UserError):
@@ -77,15 +85,17 @@ def _open_directory(path: Path, *, create: bool) -> Store:
     url = f"file://{quote(str(root))}"
     prepare_directory(root, url, create=create)
     blobs = VerifyingBlobs(DirectoryBlobs(root, url))
-    return Store(url, blobs, DirectoryReferences(root, url))
+    references = DirectoryReferences(root, url)
+    return Store(url, blobs, references, DirectoryLeases(root, url))
 
 
 def _open_s3(url: str, *, create: bool, retry: RetryPolicy) -> Store:
     # Not at the top: the S3 client costs a third of a second that directory stores never pay.
     from hotstart.store.s3 import S3Blobs, S3Bucket, S3References
+    from hotstart.store.s3_leases import S3Leases
 
     bucket = S3Bucket.open(url, create=create)
     limited = LimitingBlobs(S3Blobs(bucket), in_flight=IN_FLIGHT)
     blobs = VerifyingBlobs(RetryingBlobs(limited, retry))
     references = RetryingReferences(S3References(bucket), retry)
-    return Store(bucket.url, blobs, references)
+    return Store(bucket.url, blobs, references, RetryingLeases(S3Leases(bucket), retry))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from hotstart.core.digest import Digest, DigestMismatch
 from hotstart.core.log import get_logger
 from hotstart.core.span import Span
-from hotstart.store.blob_store import BlobStore, Content, Writable
+from hotstart.store.blob_store import BlobStore, Content, StoredBlob, Writable
 
 log = get_logger(__name__)
 
@@ -60,3 +60,7 @@ class VerifyingBlobs:
     def digests(self) -> Iterator[tuple[Digest, int]]:
         """Yield each blob and its size."""
         return self._inner.digests()
+
+    def entries(self) -> Iterator[StoredBlob]:
+        """Yield each blob with its size and time."""
+        return self._inner.entries()

@@ -1,10 +1,12 @@
 """A store in memory, held to the same contract as the real ones."""
 
+import itertools
 import threading
 
 from hotstart.core.digest import Digest
 from hotstart.core.span import Span
-from hotstart.store.blob_store import BlobNotFound, SpanOutside
+from hotstart.store.blob_store import BlobNotFound, SpanOutside, StoredBlob
+from hotstart.store.lease_objects import LeaseEntry
 from hotstart.store.references import (
     Reference,
     ReferenceChanged,
@@ -17,13 +19,25 @@ from hotstart.store.stack import Store
 URL = "memory:"
 
 
+class Clock:
+    """The store's clock: one second later at each look, so that every write has its own time."""
+
+    def __init__(self):
+        self._seconds = itertools.count(1)
+
+    def __call__(self):
+        return next(self._seconds) * 10**9
+
+
 class MemoryBlobs:
     """Blobs in a dictionary."""
 
     url = URL
 
-    def __init__(self):
+    def __init__(self, clock=None):
         self.contents: dict[Digest, bytes] = {}
+        self.times: dict[Digest, int] = {}
+        self.clock = clock or Clock()
 
     def read(self, digest, span=None):
         content = self._content(digest)
@@ -42,6 +56,7 @@ class MemoryBlobs:
         if not is_checked:
             digest.check(content, "blob to be stored")
         self.contents[digest] = bytes(content)
+        self.times[digest] = self.clock()
 
     def remove(self, digest):
         self._content(digest)
@@ -49,6 +64,11 @@ class MemoryBlobs:
 
     def digests(self):
         return iter([(digest, len(content)) for digest, content in self.contents.items()])
+
+    def entries(self):
+        return iter(
+            [StoredBlob(digest, len(c), self.times[digest]) for digest, c in self.contents.items()]
+        )
 
     def _content(self, digest):
         try:
@@ -99,6 +119,30 @@ class MemoryReferences:
         return None if document is None else str(Digest.of(document))
 
 
-def memory_store():
-    """An empty store."""
-    return Store(URL, MemoryBlobs(), MemoryReferences())
+class MemoryLeases:
+    """Lease objects in a dictionary."""
+
+    url = URL
+
+    def __init__(self, clock=None):
+        self.objects = {}
+        self.clock = clock or Clock()
+
+    def write(self, name, content):
+        self.objects[name] = (bytes(content), self.clock())
+        return self.objects[name][1]
+
+    def read(self, name):
+        return self.objects[name][0] if name in self.objects else None
+
+    def entries(self):
+        return [LeaseEntry(name, modified) for name, (_, modified) in self.objects.items()]
+
+    def remove(self, name):
+        self.objects.pop(name, None)
+
+
+def memory_store(clock=None):
+    """An empty store; everything in it goes by one clock."""
+    clock = clock or Clock()
+    return Store(URL, MemoryBlobs(clock), MemoryReferences(), MemoryLeases(clock))

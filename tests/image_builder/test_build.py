@@ -8,6 +8,7 @@ import pytest
 
 from hotstart.core.errors import UserError
 from hotstart.store.blob_store import StoreUnavailable
+from hotstart.store.leased import leased
 from hotstart.store.references import ReferenceName
 from image_builder import segments
 from image_builder.build import build, publish
@@ -126,7 +127,9 @@ def test_a_build_that_fails_leaves_the_reference_as_it_was(tmp_path, script):
     store = memory_store()
     before = build(str(tree), store, reference="a:1").descriptor
     (tree / "weights").write_bytes(random.Random(5).randbytes(GROUP_LIMIT))
-    faulty = type(store)(store.url, FaultyBlobs(store.blobs, script), store.references)
+    faulty = type(store)(
+        store.url, FaultyBlobs(store.blobs, script), store.references, store.leases
+    )
     with pytest.raises(StoreUnavailable):
         build(str(tree), faulty, reference="a:1")
     assert store.references.get(ReferenceName.parse("a:1")).target.digest == before.digest
@@ -139,9 +142,13 @@ def test_racing_builds_of_one_name_end_with_one_of_them(tmp_path):
         for n in range(4)
     ]
     name = ReferenceName.parse("app:1")
+
+    def publish_one(descriptor):
+        with leased(store) as writer:
+            publish(writer, name, descriptor, [])
+
     threads = [
-        threading.Thread(target=publish, args=(store, name, result.descriptor))
-        for result in results
+        threading.Thread(target=publish_one, args=(result.descriptor,)) for result in results
     ]
     for thread in threads:
         thread.start()

@@ -105,7 +105,7 @@ class SmallDevice:
     def engine(self, blobs=None, **options):
         """Yield (engine, device) over ``blobs`` (default: the store's)."""
         blobs = blobs if blobs is not None else self.store.blobs
-        pool = StorePool(lambda url: Store(url, blobs, self.store.references))
+        pool = StorePool(lambda url: Store(url, blobs, self.store.references, self.store.leases))
         path = self._directory / "x.dev"
         ready = ReadyMap.open(path.with_suffix(".ready"), self.spec.device_id, self.spec.pages)
         fd = os.open(path, os.O_RDWR | os.O_CREAT)

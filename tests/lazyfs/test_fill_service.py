@@ -119,7 +119,7 @@ def test_a_device_that_is_verified_again_keeps_no_other_waiting_and_is_verified_
     stores = {device.spec.store_url: device for device in (slow, quick)}
     keeper = ManySets([slow, quick])
     service = FillService(keeper, pulls=Pulls(tmp_path))
-    service._stores = StorePool(lambda url: Store(url, stores[url].blobs, None))
+    service._stores = StorePool(lambda url: Store(url, stores[url].blobs, None, None))
     service._patient_stores = service._stores
     try:
         with ThreadPoolExecutor() as pool:

@@ -65,7 +65,7 @@ def served(image, directory, *, script="", patience_s=5.0):
         ready,
         lambda _spec: ChunkTable.open(store.blobs, manifest.devices[0]),
     )
-    pool = StorePool(lambda _url: Store(store.url, blobs, store.references))
+    pool = StorePool(lambda _url: Store(store.url, blobs, store.references, store.leases))
     engine = FillEngine(Fetcher(pool), patience_s=patience_s)
     flat = FlatFiles([FlatDevice(device, engine)])
     (directory / "flat").mkdir()

@@ -24,7 +24,6 @@ from runtime.loaded_snapshot import (
     load_snapshot,
     require_memory,
 )
-from runtime.snapshot_manifest import publish
 from tests.lazyfs.small_device import SmallDevice, expected
 from tests.store import samples
 
@@ -101,7 +100,9 @@ def poisoned(small):
 
 
 def loaded(small, snapshot, trusted=()):
-    publish(small.store, ReferenceName.parse("bad:v1"), snapshot)
+    descriptor = snapshot.descriptor()
+    small.store.blobs.put(descriptor.digest, snapshot.to_bytes())
+    small.store.references.swap(ReferenceName.parse("bad:v1"), descriptor, None)
     return load_snapshot(small.store, "bad:v1", trusted=trusted, trust_unsigned=True)
 
 

@@ -9,6 +9,7 @@ from hotstart.store.bundle import BundleIndex, BundleWriter
 from hotstart.store.chunk_table import Chunk, ChunkTable
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.layers import DeviceDescriptor, bootstrap_descriptor
+from hotstart.store.leases import LeaseDocument
 from hotstart.store.manifest import ImageManifest, SnapshotManifest
 from hotstart.store.page_runs import Run
 from hotstart.store.snapshot_config import (
@@ -78,6 +79,12 @@ def image():
         bootstrap=bootstrap_descriptor(compress(raw), raw),
         devices=(device,),
         annotations={"org.opencontainers.image.ref.name": "team/app:v1"},
+    )
+
+
+def lease():
+    return LeaseDocument(
+        "node-1:4711", (Digest.of(b"image"),), (Digest.of(b"pack"), Digest.of(b"table"))
     )
 
 

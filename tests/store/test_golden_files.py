@@ -5,6 +5,7 @@ import pytest
 from hotstart.core.digest import Digest
 from hotstart.store.bundle import BundleIndex
 from hotstart.store.chunk_table import ChunkTable
+from hotstart.store.leases import LeaseDocument
 from hotstart.store.manifest import ImageManifest, SnapshotManifest
 from hotstart.store.ready_map_header import HEADER_BYTES, Header, parse_header
 from hotstart.store.references import decode_reference
@@ -14,7 +15,7 @@ from tests.golden.write import GOLDEN, HERE, NAME, TARGET
 from tests.store import samples
 from tests.store.test_trace_and_bundle import unpack
 
-UNCOMPRESSED = ("snapshot-config.v1", "reference.v1", "ready-map-header.v1")
+UNCOMPRESSED = ("snapshot-config.v1", "reference.v1", "lease.v1", "ready-map-header.v1")
 
 
 def golden(name):
@@ -57,6 +58,13 @@ def test_a_snapshot_config_means_what_it_meant():
 
 def test_a_reference_means_what_it_meant():
     assert decode_reference(golden("reference.v1"), NAME) == TARGET
+
+
+def test_a_lease_means_what_it_meant():
+    document = LeaseDocument.parse(golden("lease.v1"))
+    assert document.holder == samples.lease().holder
+    assert document.manifests == samples.lease().manifests
+    assert set(document.blobs) == set(samples.lease().blobs)
 
 
 def test_a_chunk_table_means_what_it_meant():

@@ -204,24 +204,24 @@ def test_a_body_that_stops_coming_is_given_up_and_the_next_answer_taken(short_ti
 
 
 def test_a_bucket_that_is_not_made_in_time_is_unavailable(short_timeouts):
-    answers = Answer(404), NO_BUCKET, Answer(200, stalls=True)
+    answers = NO_BUCKET, Answer(200, stalls=True)
     with answering(*answers) as (endpoint, _), pytest.raises(StoreUnavailable, match="timeout"):
         opened(endpoint, attempts=1).blobs.put(DIGEST, CONTENT)
 
 
 def test_a_missing_bucket_is_made_once_and_the_write_repeated():
     stored = Answer(200, headers={"ETag": '"1"'})
-    with answering(Answer(404), NO_BUCKET, Answer(200), stored) as (endpoint, requests):
+    with answering(NO_BUCKET, Answer(200), stored) as (endpoint, requests):
         opened(endpoint).blobs.put(DIGEST, CONTENT)
     path = f"/bucket/p/blobs/sha256/{DIGEST.hex}"
-    assert requests == [f"HEAD {path}", f"PUT {path}", "PUT /bucket", f"PUT {path}"]
+    assert requests == [f"PUT {path}", "PUT /bucket", f"PUT {path}"]
 
 
 def test_a_missing_bucket_is_not_made_without_create():
-    with answering(Answer(404), NO_BUCKET) as (endpoint, requests):
+    with answering(NO_BUCKET) as (endpoint, requests):
         with pytest.raises(StoreMissing):
             opened(endpoint, create=False).blobs.put(DIGEST, CONTENT)
-        assert len(requests) == 2
+        assert len(requests) == 1
 
 
 @pytest.mark.parametrize("create", [True, False])
@@ -251,7 +251,7 @@ def test_what_cannot_be_a_bucket_is_refused_with_the_rule(name, words):
 
 def test_a_bucket_that_may_not_be_made_is_denied():
     refusal = Answer(403, b"<Error><Code>AccessDenied</Code></Error>")
-    with answering(Answer(404), NO_BUCKET, refusal) as (endpoint, requests):
+    with answering(NO_BUCKET, refusal) as (endpoint, requests):
         with pytest.raises(StoreDenied):
             opened(endpoint).blobs.put(DIGEST, CONTENT)
         assert requests[-1] == "PUT /bucket"

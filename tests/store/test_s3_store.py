@@ -15,6 +15,7 @@ from hotstart.store.s3 import S3Blobs, S3Bucket, S3References
 from hotstart.store.s3_bucket import BucketUrlInvalid
 from hotstart.store.stack import open_store
 from tests.contracts.blob_store import BlobStoreContract
+from tests.contracts.lease_objects import LeaseObjectsContract
 from tests.contracts.reference_store import ReferenceStoreContract
 
 pytestmark = pytest.mark.s3
@@ -152,3 +153,9 @@ def test_an_unreachable_server_is_unavailable(monkeypatch):
 def test_urls_that_name_no_bucket_are_refused(url):
     with pytest.raises(BucketUrlInvalid):
         open_store(url)
+
+
+class TestS3Leases(LeaseObjectsContract):
+    @pytest.fixture
+    def store(self, bucket):
+        return open_store(bucket.url)

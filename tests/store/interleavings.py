@@ -1,0 +1,195 @@
+"""Runs programs that share a store in memory through every interleaving of their operations.
+
+Each operation on the store is a step; between steps a program does nothing that others see. A
+program is a function of the answers it gets, so two schedules that lead to the same store and the
+same answers have the same future: it is looked at once. At every step any program may also crash:
+then nothing of it is done any more. A program that sleeps goes on when those it waits for have
+ended; if one of them has crashed, the store's clock then stands beyond its time.
+"""
+
+import random
+import threading
+
+from hotstart.store.leases import COLLECTOR_NS
+from hotstart.store.stack import Store
+from tests.fakes.memory_store import memory_store
+
+START_NS = 10**18
+_OPERATIONS = {
+    "blobs": ("read", "size", "has", "put", "add", "remove", "digests", "entries"),
+    "references": ("get", "swap", "remove", "names"),
+    "leases": ("write", "read", "entries", "remove"),
+}
+
+
+class Crash(BaseException):
+    """The program is no more."""
+
+
+class Program:
+    """One program: a thread that stops before each operation."""
+
+    def __init__(self, name, body):
+        self.name = name
+        self.body = body
+        self.at = None
+        self.answers = []
+        self.is_done = False
+        self.is_crashed = False
+        self.error = None
+        self.go = threading.Semaphore(0)
+
+
+class Run:
+    """One execution, from the start; ``choose`` says who takes the next step."""
+
+    def __init__(self, prepare, bodies):
+        self.now_ns = START_NS
+        self.model = memory_store(lambda: self.now_ns)
+        prepare(self.model)
+        self.programs = [Program(name, body) for name, body in bodies.items()]
+        self.current = None
+        self.arrived = threading.Semaphore(0)
+        self.names = 0
+        self.store = Store(
+            self.model.url,
+            *(self._gated(getattr(self.model, part), part) for part in _OPERATIONS),
+        )
+
+    def new_name(self, kind):
+        """In place of random names."""
+        self.names += 1
+        return f"{kind}{self.names}"
+
+    def sleep(self, _delay_s):
+        """In place of waiting."""
+        self._gate("sleep")
+        if any(program.is_crashed for program in self.programs):
+            self.now_ns += COLLECTOR_NS + 1
+
+    def start(self):
+        """Bring every program to its first operation."""
+        for program in self.programs:
+            self.current = program
+            threading.Thread(target=self._live, args=(program,), daemon=True).start()
+            self.arrived.acquire()
+
+    def choices(self, crashes):
+        """Who may go on, and who may crash, now."""
+        alive = [program for program in self.programs if not program.is_done]
+        others_over = {
+            program.name: all(p.is_done for p in self.programs if p.name.startswith("collector"))
+            for program in alive
+        }
+        able = [p for p in alive if p.at != "sleep" or others_over[p.name]]
+        steps = [(p.name, "step") for p in able]
+        if sum(p.is_crashed for p in self.programs) < crashes:
+            steps += [(p.name, "crash") for p in alive]
+        return steps
+
+    def take(self, choice):
+        """Let one program take one step, or crash."""
+        name, what = choice
+        program = next(p for p in self.programs if p.name == name)
+        program.is_crashed = program.is_crashed or what == "crash"
+        self.current = program
+        program.go.release()
+        self.arrived.acquire()
+
+    def state(self):
+        """What the future depends on."""
+        blobs, references, leases = (getattr(self.model, part) for part in _OPERATIONS)
+        return (
+            self.now_ns,
+            frozenset(blobs.times.items()) if blobs.contents else None,
+            frozenset(blobs.contents),
+            frozenset((str(n), d) for n, d in references._documents.items()),
+            frozenset(leases.objects.items()),
+            tuple((p.at, p.is_done, p.is_crashed, tuple(p.answers)) for p in self.programs),
+        )
+
+    def end(self):
+        """Let nothing of it run on."""
+        while any(not program.is_done for program in self.programs):
+            self.take(next((p.name, "crash") for p in self.programs if not p.is_done))
+
+    def _live(self, program):
+        try:
+            program.body(self.store)
+        except Crash:
+            pass
+        except Exception as err:
+            program.error = err
+        program.is_done = True
+        self.arrived.release()
+
+    def _gate(self, operation):
+        program = self.current
+        if not program.is_crashed:
+            program.at = operation
+            self.arrived.release()
+            program.go.acquire()
+        if program.is_crashed:
+            raise Crash
+        return program
+
+    def _gated(self, part, name):
+        gate = self._gate
+
+        class Gated:
+            url = part.url
+
+        for operation in _OPERATIONS[name]:
+            setattr(Gated, operation, staticmethod(_step(gate, part, name, operation)))
+        return Gated()
+
+
+def _step(gate, part, name, operation):
+    def call(*arguments):
+        program = gate(f"{name}.{operation}{arguments}")
+        try:
+            answer = getattr(part, operation)(*arguments)
+        except Exception as err:
+            program.answers.append(repr(err))
+            raise
+        if operation in ("entries", "names", "digests"):
+            answer = list(answer)
+        program.answers.append(repr(answer))
+        return iter(answer) if operation in ("names", "digests") else answer
+
+    return call
+
+
+def explore(new_run, check, *, crashes=0, at_most=None):
+    """Go through every interleaving; ``check`` each end. Returns how many states there are.
+
+    ``at_most`` takes a sample of so many schedules, the same one each time.
+    """
+    pick = random.Random(1)
+    runs = 0
+    seen = set()
+    pending = [[]]
+    while pending and runs != at_most:
+        runs += 1
+        prefix = pending.pop(pick.randrange(len(pending)) if at_most else -1)
+        run = new_run()
+        run.start()
+        for choice in prefix:
+            run.take(choice)
+        path = list(prefix)
+        while True:
+            state = run.state()
+            if state in seen:
+                run.end()
+                break
+            seen.add(state)
+            choices = run.choices(crashes)
+            if not any(what == "step" for _, what in choices):
+                assert all(p.is_done for p in run.programs), f"nobody goes on after {path}"
+                check(run, path)
+                break
+            first, *rest = choices
+            pending += [[*path, choice] for choice in rest]
+            path.append(first)
+            run.take(first)
+    return len(seen)
