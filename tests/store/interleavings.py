@@ -145,10 +145,10 @@ class Run:
 
 
 def _step(gate, part, name, operation):
-    def call(*arguments):
+    def call(*arguments, **options):
         program = gate(f"{name}.{operation}{arguments}")
         try:
-            answer = getattr(part, operation)(*arguments)
+            answer = getattr(part, operation)(*arguments, **options)
         except Exception as err:
             program.answers.append(repr(err))
             raise
