@@ -36,6 +36,22 @@ def filler_route(feature: Callable[[str], Feature]) -> tuple[str, str]:
     return FUSE, f"{found.name}: {found.reason}"
 
 
+def mount_route(feature: Callable[[str], Feature], filler: str) -> tuple[str, str]:
+    """Return what EROFS is mounted from under ``filler``, "files" or "loop devices", and why.
+
+    Raises Unsupported when neither can be had.
+    """
+    if filler == FANOTIFY:
+        return "files", "a loop device would bypass the kernel's questions"
+    found = feature("erofs_file_backed")
+    if found.present:
+        return "files", found.reason
+    loop = feature("erofs_loop")
+    if not loop.present:
+        raise Unsupported(f"images cannot be mounted: {found.reason}; and loop: {loop.reason}")
+    return "loop devices", f"{found.name}: {found.reason}"
+
+
 def choose_filler(root: Path, wanted: FillerName, guard: KeeperGuard) -> str:
     """Return the filler for ``root``.
 

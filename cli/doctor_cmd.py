@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from agent.filler import filler_route
+from agent.filler import filler_route, mount_route
 from cli.command import HotstartCommand
 from cli.output import show, show_json
 from cli.settings import Settings
@@ -29,6 +29,7 @@ def doctor(settings: Settings) -> None:
     """Tell what this host can do, what is missing, and why."""
     features = probe(settings.root, _criu())
     filler, why = _filler(features)
+    source, because = _source(features, filler)
     missing = [feature for feature in features if feature.required and not feature.present]
     if settings.json:
         show_json(
@@ -36,12 +37,14 @@ def doctor(settings: Settings) -> None:
                 "fit": not missing,
                 "features": features,
                 "filler": {"route": filler, "why": why},
+                "mounted_from": {"route": source, "why": because},
             }
         )
     else:
         for feature in features:
             show(_line(feature))
         show(f"\nabsent data is filled by {filler}: {why}")
+        show(f"images are mounted from {source}: {because}")
     if missing and settings.json:
         raise click.exceptions.Exit(105)
     if missing:
@@ -62,6 +65,15 @@ def _filler(features: tuple[Feature, ...]) -> tuple[str, str]:
     found = {feature.name: feature for feature in features}
     try:
         return filler_route(found.__getitem__)
+    except Unsupported as err:
+        return "nothing", str(err)
+
+
+def _source(features: tuple[Feature, ...], filler: str) -> tuple[str, str]:
+    """Return what images are mounted from, and why."""
+    found = {feature.name: feature for feature in features}
+    try:
+        return mount_route(found.__getitem__, filler)
     except Unsupported as err:
         return "nothing", str(err)
 

@@ -1,8 +1,9 @@
 """Mount EROFS images whose file data lies in device files, and set how far the kernel reads ahead.
 
 The bootstrap and the devices are regular files on a local disk file system (kernel >= 6.12); the
-mount is made by mount(2), since a loop device would bypass fanotify's hooks. Read-ahead belongs to
-the mount's bdi and is taken over by a file when it is opened, so it is set right after mounting.
+mount is made by mount(2), since a loop device would bypass fanotify's hooks. On older kernels, and
+only above FUSE, which fails closed, each file lies behind a loop device instead. Read-ahead belongs
+to the mount's bdi and is taken over by a file when it is opened, so it is set right after mounting.
 
 The bdi of a file-backed mount is named erofs-<n> (n: a counter of the kernel, super_setup_bdi in
 fs/super.c) and nothing links it to the mount. It is found by comparing /sys/class/bdi before and
@@ -61,19 +62,23 @@ def mount_erofs(
             mount(os.fspath(bootstrap), target, "erofs", flags, options)
         except OSError as err:
             if err.errno == errno.ENOTBLK and may_loop:
-                _mount_on_loops(bootstrap, target, devices, flags)
-            elif err.errno in (errno.ENOTBLK, errno.ENODEV):
+                return ErofsMount(target, _mount_on_loops(bootstrap, target, devices, flags))
+            if err.errno in (errno.ENOTBLK, errno.ENODEV):
                 raise Unsupported(
                     f"{bootstrap}: EROFS can't be mounted from a file here (needs kernel 6.12 with "
                     "EROFS, and a cache on ext4, xfs or btrfs)"
                 ) from err
-            else:
-                raise
+            raise
         return ErofsMount(target, tuple(sorted(set(_erofs_bdis()) - before)))
 
 
-def _mount_on_loops(bootstrap: Path, target: Path, devices: Sequence[Path], flags: int) -> None:
-    """Mount with every file behind a loop device that goes with the mount."""
+def _mount_on_loops(
+    bootstrap: Path, target: Path, devices: Sequence[Path], flags: int
+) -> tuple[str, ...]:
+    """Mount with every file behind a loop device that goes with the mount; return their bdis.
+
+    A mount of a block device has no bdi of its own: it uses the bootstrap's loop device's.
+    """
     with ExitStack() as opened:
         loops = []
         for path in (bootstrap, *devices):
@@ -81,6 +86,12 @@ def _mount_on_loops(bootstrap: Path, target: Path, devices: Sequence[Path], flag
             opened.callback(os.close, fd)
             loops.append(device)
         mount(os.fspath(loops[0]), target, "erofs", flags, ",".join(map(_device_option, loops[1:])))
+        return tuple(_block_bdi(loop) for loop in loops)
+
+
+def _block_bdi(device: Path) -> str:
+    number = os.stat(device).st_rdev
+    return f"{os.major(number)}:{os.minor(number)}"
 
 
 def _device_option(path: Path) -> str:

@@ -15,6 +15,7 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from hotstart.core.run import CommandFailed, run
 from hotstart.kernel import criu_check, fanotify, userfaultfd
 from hotstart.kernel.cgroup import hierarchies
 from hotstart.kernel.erofs import mount_erofs
-from hotstart.kernel.mounts import mount_table, overlay, unmount
+from hotstart.kernel.loop import attach
+from hotstart.kernel.mounts import MS_RDONLY, mount, mount_table, overlay, unmount
 from hotstart.kernel.namespaces import call_in_network, create_network, remove_network
 
 CACHE_FILE_SYSTEMS = ("ext4", "xfs", "btrfs")
@@ -112,10 +114,31 @@ def _kernel(_host: Host) -> str:
 
 
 def _erofs(host: Host) -> str:
-    if not re.search(r"\berofs$", Path("/proc/filesystems").read_text(), re.MULTILINE):
-        # A module is loaded by the first mount; the table does not list it before.
-        _erofs_file_backed(host)
+    if not _has_erofs():
+        # A module is loaded by the first mount; the table does not list it before. That mount
+        # itself fails before 6.12.
+        with suppress(HotstartError, OSError):
+            _erofs_file_backed(host)
+        if not _has_erofs():
+            raise Unsupported("the kernel has no EROFS (modprobe erofs)")
     return "in the kernel"
+
+
+def _has_erofs() -> bool:
+    return bool(re.search(r"\berofs$", Path("/proc/filesystems").read_text(), re.MULTILINE))
+
+
+def _erofs_loop(host: Host) -> str:
+    image, target = host.scratch / "image.erofs", host.scratch / "mnt"
+    image.write_bytes(empty_erofs_image())
+    target.mkdir()
+    device, opened = attach(image)
+    try:
+        mount(str(device), target, "erofs", MS_RDONLY)
+        unmount(target)
+    finally:
+        os.close(opened)
+    return "mounted an image from a loop device"
 
 
 def _erofs_file_backed(host: Host) -> str:
@@ -296,6 +319,7 @@ PROBES: dict[str, Probe] = {
     "memory": Probe(_memory, "containers", required=False, needs_root=False),
     "erofs": Probe(_erofs, "lazy mounts"),
     "erofs_file_backed": Probe(_erofs_file_backed, "lazy mounts without loop devices", False),
+    "erofs_loop": Probe(_erofs_loop, "lazy mounts before kernel 6.12", False),
     "fanotify_pre_content": Probe(_fanotify, "filling by fanotify (else FUSE)", False),
     "fuse": Probe(_fuse, "filling by FUSE, the fallback", False),
     "overlay": Probe(_overlay, "writable root file systems"),

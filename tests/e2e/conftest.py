@@ -19,7 +19,7 @@ import pytest
 from tests.runtime.small_image import make_tree
 
 SOURCE = Path(__file__).parents[2]
-COMMAND_TIMEOUT_S = 90
+COMMAND_TIMEOUT_S = float(os.environ.get("COMMAND_TIMEOUT_S", "90"))
 PYTHON = ("/usr/bin/python3", "-S", "-E", "-B")
 MAIN = """import signal, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -8,6 +8,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from hotstart.core.run import run
 from hotstart.kernel.keeper_client import KeeperClient
 from hotstart.kernel.mounts import mounts_below, unmount
@@ -19,6 +21,7 @@ from lazyfs.image_mounts import ImageMounts
 from lazyfs.keeper_guard import KeeperGuard, module_command
 from lazyfs.served_devices import FANOTIFY
 from lazyfs.spec import MountSpec
+from tests.requires import found
 
 
 def wait_until(what, timeout_s=20.0):
@@ -119,8 +122,17 @@ class Node:
             self.guard.shutdown()
 
 
+def needs_fanotify(directory: Path):
+    """Skip, with the probe's reason, where the kernel does not ask for absent data."""
+    feature = found("fanotify_pre_content", directory)
+    if not feature.present:
+        pytest.skip(f"{feature.name}: {feature.reason}")
+
+
 @contextlib.contextmanager
 def running_node(root: Path, *worker_options: str, idle_limit: int = 0, filler: str = FANOTIFY):
+    if filler == FANOTIFY:
+        needs_fanotify(root.parent)
     node = Node(root, *worker_options, idle_limit=idle_limit, filler=filler)
     try:
         yield node

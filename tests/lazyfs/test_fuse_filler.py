@@ -73,7 +73,9 @@ def served(image, directory, *, script="", patience_s=5.0):
     with contextlib.ExitStack() as stack:
         stack.callback(engine.close)
         stack.callback(flat.close)
-        mount_erofs(home.bootstrap, directory / "mnt", flat.mount(directory / "flat"))
+        mount_erofs(
+            home.bootstrap, directory / "mnt", flat.mount(directory / "flat"), may_loop=True
+        )
         stack.callback(unmount, directory / "mnt")
         yield directory / "mnt", flat.devices[0]
     assert not is_mounted(directory / "flat")
