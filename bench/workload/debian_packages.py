@@ -6,10 +6,12 @@ downloads, and checks signatures as always; nothing is installed, no system stat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.workload.debian_mirror import Mirror
+from hotstart.core.errors import Unsupported
 from hotstart.core.run import run
 
 _TIMEOUT_S = 600.0
@@ -41,7 +43,23 @@ class ForeignSuite:
         self._apt("install", "--yes", "--download-only", *packages)
         return sorted(self._archives.glob("*.deb"))
 
-    def _apt(self, *arguments: str) -> None:
+    def kernel_image(self, version: str) -> str:
+        """Return the package of the suite's own kernel, of the series ``version`` ("6.1").
+
+        Raises Unsupported when the suite has another series by now.
+        """
+        text = self._apt("depends", "linux-image-amd64", program="apt-cache")
+        found = re.search(rf"Depends: (linux-image-{re.escape(version)}\.\S+)", text)
+        if found is None:
+            raise Unsupported(f"linux-image-amd64 is not of {version} here: {text.strip()!r}")
+        return found[1]
+
+    def download_alone(self, package: str) -> Path:
+        """Return the file of one package, without what it depends on. Raises CommandFailed."""
+        self._apt("download", package, cwd=self._archives)
+        return next(self._archives.glob(f"{package}_*.deb"))
+
+    def _apt(self, *arguments: str, program: str = "apt-get", cwd: Path | None = None) -> str:
         directory = self._directory
         options = {
             "Dir::State": directory,
@@ -57,7 +75,7 @@ class ForeignSuite:
             "Debug::NoLocking": "1",
         }
         words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-        run(["apt-get", "-q", *words, *arguments], timeout_s=_TIMEOUT_S)
+        return run([program, "-q", *words, *arguments], timeout_s=_TIMEOUT_S, cwd=cwd).text
 
 
 def unpack(package: Path, target: Path) -> None:

@@ -1,0 +1,1 @@
+"""``make test-kernels``: tests of lazy mounts under Debian's own kernels, in QEMU."""
