@@ -11,7 +11,7 @@ PYTEST := $(VENV)/python -m pytest
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo bench soak format clean
+.PHONY: help setup check test test-kernels demo bench soak format clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +29,9 @@ lint:
 
 test: setup lint ## Everything, kernel, S3 and end-to-end tests included: under 15 minutes
 	$(PYTEST) -q -m "not soak"
+
+test-kernels: setup ## Lazy mounts under Debian's own 6.1 and 6.12 kernels, in QEMU (KERNELS=6.1: one)
+	$(PYTHON) -m tools.kernels.main $(KERNELS)
 
 demo: setup ## See a cold start and a restore side by side: about ten minutes
 	$(VENV)/hotstart bench cold-start --rounds $(DEMO_ROUNDS) --no-figures --report $(REPORT)
