@@ -3,7 +3,7 @@
 import pytest
 
 from hotstart.kernel.mounts import mounts_below
-from tests.lazyfs.node import make_tree, tree_digest
+from tests.lazyfs.node import make_tree, tree_digest, wait_until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.e2e]
 
@@ -19,6 +19,8 @@ def own_library(hotstart, scratch):
 def test_several_images_mount_on_the_route_that_doctor_names_and_read_as_built(
     hotstart, scratch, own_library
 ):
+    # An emulated machine may start an agent for longer than one command waits for it.
+    wait_until(lambda: hotstart("agent", "start").status == 0, timeout_s=400)
     told = hotstart("doctor", "--json").document
     loops = told["mounted_from"]["route"] == "loop devices"
     for name in own_library:
