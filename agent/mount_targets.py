@@ -22,6 +22,7 @@ from hotstart.kernel.mounts import bind, is_mounted, unmount
 from lazyfs.spec import MountSpec
 from runtime.cold_start import LOCAL_READ_AHEAD_KIB
 from runtime.image_access import Images, Mounted
+from runtime.weights import READ_AHEAD_KIB as WEIGHTS_READ_AHEAD_KIB
 
 log = get_logger(__name__)
 
@@ -86,6 +87,8 @@ class MountTargets:
     def _mount(self, spec: MountSpec, asked_kib: int) -> Mounted:
         local = self._images.is_local(spec)
         default_kib = LOCAL_READ_AHEAD_KIB if local else DEFAULT_READ_AHEAD_KIB
+        if spec.is_weights:
+            default_kib = WEIGHTS_READ_AHEAD_KIB
         return self._images.mount(spec, read_ahead_kib=asked_kib or default_kib)
 
     def umount(self, target: str) -> None:

@@ -42,6 +42,7 @@ from hotstart.core.log import get_logger
 from lazyfs.spec import MountSpec
 from runtime.container_spec import ContainerSpec
 from runtime.logs import read_log
+from runtime.weights import is_weights_url, load_weights, tell_skipped
 
 log = get_logger(__name__)
 
@@ -182,8 +183,7 @@ class Node:
                 f"the agent of {self._root} fills by {parts.images.filler}, not by {filler}",
                 f"use another --root, or end it and: hotstart agent start --filler {filler}",
             )
-        manifest = pulls.manifest_of(self.parts.stores.get(store_url), reference)
-        spec = MountSpec.of(manifest, store_url)
+        spec = self._mount_spec(store_url, reference, call)
         row = MountRow(
             target=target,
             reference=reference,
@@ -198,6 +198,15 @@ class Node:
             parts.targets.umount(target)
             call.check()
         return next(view for view in self.mounts() if view.path == target)
+
+    def _mount_spec(self, store_url: str, reference: str, call: Call) -> MountSpec:
+        """Return what a reference, or the URL of a bucket of weights, names."""
+        if not is_weights_url(reference):
+            manifest = pulls.manifest_of(self.parts.stores.get(store_url), reference)
+            return MountSpec.of(manifest, store_url)
+        weights = load_weights(reference, self.parts.cache)
+        tell_skipped(weights, call.notify)
+        return weights.spec
 
     def umount(self, target: str) -> None:
         """Undo a mount."""

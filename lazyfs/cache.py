@@ -1,6 +1,7 @@
 """What is local of images under ROOT/cache: paths of devices and ready maps, and bootstraps.
 
-Beside a ready map may lie what was verified of a large chunk table (table_reader.py).
+Beside a ready map may lie what was verified of a large chunk table (table_reader.py), or the
+objects that a device of weights is made of and the digests of their pieces (object_table.py).
 
 A bootstrap is unpacked, verified, placed by one rename, and verified again before each mount; that
 costs less than waiting for the disk would. It must be complete: EROFS metadata reads raise no
@@ -71,6 +72,18 @@ class Cache:
         """Note that what an image needs of the cache is used now."""
         devices = [self.device_path(device.device_id) for device in spec.devices]
         touch([self.bootstrap_path(raw_digest(spec.bootstrap)), *devices])
+
+    def objects_path(self, device_id: str) -> Path:
+        """The object list of a device of weights."""
+        return self.devices / f"{Digest(device_id).hex}.objects"
+
+    def place_objects(self, device_id: str, content: bytes) -> None:
+        """Keep an object list for the worker and its successors. Raises OSError (disk full)."""
+        self._place(self.objects_path(device_id), content)
+
+    def place_bootstrap(self, image: bytes) -> None:
+        """Keep a bootstrap that was made here. Raises OSError (disk full)."""
+        self._place(self.bootstraps / f"{Digest.of(image).hex}.erofs", image)
 
     def bootstrap(self, descriptor: Descriptor, blobs: BlobStore) -> Path:
         """Return the local, verified bootstrap, fetching it if it isn't here or isn't right.

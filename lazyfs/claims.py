@@ -11,14 +11,13 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from hotstart.core.digest import Digest
 from hotstart.core.span import PAGE, pages_of
 from hotstart.store.chunk_table import Chunk
 from lazyfs.device import Device
 from lazyfs.fault import Fault
-from lazyfs.pieces import Piece, Purpose, State, Target, Task, TaskEnd
+from lazyfs.pieces import Piece, Purpose, Source, State, Target, Task, TaskEnd
 
-Packs: TypeAlias = Sequence[Digest]
+Packs: TypeAlias = Sequence[Source]
 
 DEMAND_BYTES = 1 << 20
 """Stored bytes that one request for a fault, or beside one, fetches at most; more are parallel."""

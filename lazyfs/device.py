@@ -17,9 +17,9 @@ from functools import partial
 
 from hotstart.core.errors import HotstartError
 from hotstart.core.span import PAGE, Span
-from hotstart.store.chunk_table import ChunkTable
 from hotstart.store.ready_map import ReadyMap
 from lazyfs.device_counters import DeviceCounters
+from lazyfs.object_table import ObjectTable, Table
 from lazyfs.pieces import Piece, State, Target
 from lazyfs.prefetch_usage import PrefetchUsage
 from lazyfs.room import Room
@@ -61,7 +61,7 @@ class Device:
         spec: DeviceSpec,
         fd: int,
         ready: ReadyMap,
-        open_table: Callable[[DeviceSpec], ChunkTable],
+        open_table: Callable[[DeviceSpec], Table],
         room: Room | None = None,
     ) -> None:
         """``room`` is made for what is written; without one a full disk is final."""
@@ -78,7 +78,7 @@ class Device:
         self.complete = ready.complete
         self._open_table = open_table
         self._room = room if room is not None else Room()
-        self._table: ChunkTable | None = None
+        self._table: Table | None = None
         self._table_lock = threading.Lock()
         self._syncing = threading.Lock()
         self._use = threading.Condition()
@@ -90,7 +90,7 @@ class Device:
         """The device's name."""
         return self.spec.device_id
 
-    def table(self) -> ChunkTable:
+    def table(self) -> Table:
         """Return the chunk table, reading it at the first call. Raises what the store raises."""
         with self._table_lock:
             if self._table is None:
@@ -178,6 +178,8 @@ class Device:
         """Put data and ready map on disk, so that they are believed after a power loss."""
         with self._syncing, contextlib.suppress(OSError):  # a full or failing disk: not believed
             if not self._closed:
+                if isinstance(self._table, ObjectTable):
+                    self._table.sync()  # what it vouches for must not be believed without it
                 self.ready.sync(self.fd)
 
     @property
@@ -198,4 +200,6 @@ class Device:
                 self._use.wait()
         with self._syncing:
             self.ready.close()
+            if isinstance(self._table, ObjectTable):
+                self._table.close()
             os.close(self.fd)

@@ -18,7 +18,9 @@ from hotstart.core.log import get_logger
 from hotstart.core.span import PAGE, Span
 from hotstart.store.blob_store import Content
 from hotstart.store.packs import decode
+from hotstart.store.pinned_object import PinnedObject
 from lazyfs.crash_points import CrashPoint, Passage, no_crash
+from lazyfs.object_table import ObjectTable
 from lazyfs.pieces import Piece, Target, Task
 from lazyfs.quarantine import QUARANTINE_S, ChunkQuarantined, Quarantine
 from lazyfs.stores import StorePool
@@ -49,7 +51,7 @@ class Fetcher:
                 break
         else:
             self._refuse_quarantined(task, task.pieces[0])
-        content = self._stores.get(task.store_url).blobs.read(task.blob, task.span)
+        content = self._read(task, task.span)
         self._passage(CrashPoint.FETCHED)
         return memoryview(content)
 
@@ -90,11 +92,13 @@ class Fetcher:
         counters.mismatches += 1
         log.warning("chunk_mismatch", error=str(err), action="fetching it once more")
         span = Span(piece.offset, piece.stored_length)
-        stored = self._stores.get(task.store_url).blobs.read(task.blob, span)
+        stored = self._read(task, span)
         try:
             return _verified(task, piece, stored)
         except IntegrityError as again:
             counters.mismatches += 1
+            if isinstance(task.blob, PinnedObject):
+                raise  # what a piece is known by in the quarantine it may not have had yet
             counters.quarantined += 1
             self.quarantine.put(piece.digest)
             log.error(  # noqa: TRY400  # expected: no traceback
@@ -107,6 +111,12 @@ class Fetcher:
             )
             raise ChunkQuarantined(_source(task, piece), piece.digest, QUARANTINE_S) from again
 
+    def _read(self, task: Task, span: Span) -> Content:
+        source = task.blob
+        if isinstance(source, PinnedObject):
+            return self._stores.objects(task.store_url).read(source, span)
+        return self._stores.get(task.store_url).blobs.read(source, span)
+
     def _written(self) -> None:
         self._passage(CrashPoint.WRITTEN)
 
@@ -116,7 +126,14 @@ def _source(task: Task, piece: Piece) -> str:
 
 
 def _verified(task: Task, piece: Piece, stored: Content) -> Content:
-    """Return the piece's bytes. Raises IntegrityError unless they are what its digest says."""
+    """Return the piece's bytes. Raises IntegrityError unless they are what its digest says.
+
+    A piece of a pinned object that comes for the first time gives itself its digest.
+    """
+    if isinstance(task.blob, PinnedObject):
+        table = piece.targets[0].device.table()
+        assert isinstance(table, ObjectTable)  # noqa: S101  # only such a one names objects
+        return table.verified(task.blob, piece.offset, stored)
     content = decode(stored, raw=piece.raw, length=piece.length)
     actual = blake3(content).digest()
     if actual != piece.digest or len(content) != piece.length:

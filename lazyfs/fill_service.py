@@ -24,7 +24,6 @@ from hotstart.core.log import get_logger
 from hotstart.core.span import PAGE, Span
 from hotstart.kernel import fanotify
 from hotstart.kernel.keeper_client import HandleSet, KeeperClient
-from hotstart.store.chunk_table import ChunkTable
 from hotstart.store.ready_map import ReadyMap
 from lazyfs.crash_points import Passage, no_crash
 from lazyfs.device import Device
@@ -34,6 +33,7 @@ from lazyfs.fetcher import Fetcher
 from lazyfs.fill_engine import PATIENCE_S, FillEngine
 from lazyfs.fuse_set import FuseSet
 from lazyfs.name_locks import NameLocks
+from lazyfs.object_table import Table, open_object_table
 from lazyfs.plans import EverythingPlan, plan_from_json, plan_to_json
 from lazyfs.prefetch import Prefetcher, PrefetchJob
 from lazyfs.pulls import Pulls
@@ -336,7 +336,9 @@ class FillService:
             log.warning("mark_not_removed", device=meta.device.device_id, error=str(err))
 
 
-def _open_table(stores: StorePool, verified_head: Path, spec: DeviceSpec) -> ChunkTable:
+def _open_table(stores: StorePool, verified_head: Path, spec: DeviceSpec) -> Table:
+    if spec.is_weights:
+        return open_object_table(spec, verified_head.with_suffix(".objects"))
     return open_table(stores.get(spec.store_url).blobs, spec, verified_head)
 
 
@@ -345,7 +347,7 @@ def _check_token(name: str, token: str | None, meta: DeviceMeta) -> None:
         raise SetReplaced(f"{name}: another set has this name by now")
 
 
-def _open_ready(meta: DeviceMeta, fd: int, opener: Callable[[DeviceSpec], ChunkTable]) -> ReadyMap:
+def _open_ready(meta: DeviceMeta, fd: int, opener: Callable[[DeviceSpec], Table]) -> ReadyMap:
     """Open the ready map; after another boot keep only what verifies."""
     ready = ReadyMap.open(Path(meta.ready_path), meta.device.device_id, meta.device.pages)
     if ready.needs_reverify:

@@ -17,11 +17,15 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from hotstart.core.digest import ChunkDigest, Digest
 from hotstart.core.span import PAGE, Span
+from hotstart.store.pinned_object import PinnedObject
 
 if TYPE_CHECKING:
     from lazyfs.device import Device
     from lazyfs.fault import Fault
 
+
+Source: TypeAlias = Digest | PinnedObject
+"""What a range is read of: a blob of a store, or an object of a bucket of weights."""
 
 TaskEnd: TypeAlias = "Callable[[Task, BaseException | None], None]"
 
@@ -96,7 +100,7 @@ class Task:
     """Pieces that lie end to end in ``blob``, fetched from the store at ``store_url`` at once."""
 
     store_url: str
-    blob: Digest
+    blob: Source
     pieces: list[Piece]
     from_bundle: bool = False
     purpose: Purpose = Purpose.PREFETCH

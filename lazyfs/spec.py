@@ -1,6 +1,7 @@
 """What is mounted, as values: devices and images, and their JSON form for the keeper.
 
-Pure: no I/O. A device is named by the SHA-256 of its chunk table, an image by that of its manifest.
+Pure: no I/O. A device is named by the SHA-256 of its chunk table, or of the object list that
+weights have in its place; an image by that of its manifest.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 from hotstart.core.digest import Digest
 from hotstart.core.errors import UserError
 from hotstart.core.span import pages_of
+from hotstart.store import media_types
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.layers import DeviceDescriptor
 from hotstart.store.manifest import ImageManifest, SnapshotManifest
@@ -37,6 +39,11 @@ class DeviceSpec:
     def device_id(self) -> str:
         """SHA-256 of the chunk table in hex: the device's name everywhere."""
         return self.table.digest.hex
+
+    @property
+    def is_weights(self) -> bool:
+        """Whether an object list takes the place of the chunk table."""
+        return self.table.media_type == media_types.OBJECT_LIST
 
     @property
     def pages(self) -> int:
@@ -99,6 +106,11 @@ class MountSpec:
             store_url,
             is_vouched,
         )
+
+    @property
+    def is_weights(self) -> bool:
+        """Whether it is made of objects of a bucket, and not an image."""
+        return any(device.is_weights for device in self.devices)
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that is kept beside a mount, for whoever adopts it."""

@@ -65,6 +65,7 @@ class S3Bucket:
         """
         bucket, prefix, query = _parse(url)
         self._bucket = bucket
+        self._prefix = prefix
         self._create = create
         self._prefix = prefix or None
         self._session = boto3.Session()
@@ -127,6 +128,33 @@ class S3Bucket:
                 raise store_error(self.url, err) from err
             if not self._create:
                 raise BucketMissing(self.url) from err
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Yield what the server lists below the prefix (boto3's words), ``Key`` below it too.
+
+        By boto3, since obstore refuses a whole listing for one key that it can't express.
+        Raises BucketMissing, StoreDenied or StoreUnavailable.
+        """
+        prefix = f"{self._prefix}/" if self._prefix else ""
+        client = self._client(self._endpoint)
+        try:
+            pages = client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self._bucket, Prefix=prefix):
+                for entry in page.get("Contents", ()):
+                    yield {**entry, "Key": entry["Key"].removeprefix(prefix)}
+        except (ClientError, BotoCoreError) as err:
+            raise self._listing_error(err) from err
+        finally:
+            client.close()
+
+    def _listing_error(self, err: ClientError | BotoCoreError) -> Exception:
+        if not isinstance(err, ClientError):
+            return StoreUnavailable(self.url, str(err))
+        if err.response["Error"].get("Code") == "NoSuchBucket":
+            return BucketMissing(self.url)
+        if err.response["ResponseMetadata"].get("HTTPStatusCode") == 403:
+            return StoreDenied(self.url, str(err))
+        return StoreUnavailable(self.url, str(err))
 
     def _put(self, path: str, content: Writable, mode: PutMode, part_bytes: int | None) -> str:
         parts: dict[str, Any] = {"use_multipart": False}
