@@ -272,6 +272,9 @@ class Containers:
                 record.digest: record.reference,
                 record.image_digest: record.image_reference,
             }
+            for held in record.mounts:
+                if held.spec.is_weights:
+                    names[f"sha256:{held.spec.manifest}"] = held.spec.store_url
         return names
 
     def directory(self, name: str) -> ContainerDirectory:

@@ -26,6 +26,7 @@ from agent.mount_targets import MountTargets
 from agent.starts import Starter, StartTools
 from agent.state import State
 from agent.values import STORE_VARIABLE, FillerName, MountView
+from agent.weights_volumes import WeightsVolumes
 from hotstart.core.errors import HotstartError
 from hotstart.core.log import get_logger
 from hotstart.core.progress import Progress
@@ -182,6 +183,7 @@ class Parts:
                 self.stores.get,
                 self.trusted,
                 self.fetched,
+                WeightsVolumes(self.images, self.cache),
             )
         )
 

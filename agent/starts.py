@@ -20,6 +20,7 @@ from agent.records import ContainerRecord, HeldMount
 from agent.stateless_names import names_for, start_key
 from agent.status import CallCancelled
 from agent.values import FallbackRule, StartReport
+from agent.weights_volumes import WeightsVolumes
 from hotstart.core.digest import Digest
 from hotstart.core.errors import Conflict, HotstartError, NotFound, UserError
 from hotstart.core.log import get_logger
@@ -69,6 +70,7 @@ class StartTools:
     open_store: Callable[[str], Store]
     trusted: Callable[[], Sequence[PublicKey]]
     fetched: Fetched
+    weights: WeightsVolumes
 
 
 @dataclass(slots=True)
@@ -271,11 +273,14 @@ class Starter:
             stop_signal=process.stop_signal,
             start_key=start_key(image, spec).hex,
         )
-        with self._tools.containers.starting(record) as start:
+        with (
+            self._tools.containers.starting(record) as start,
+            self._tools.weights.mounted(spec, attempt.call.notify) as weights,
+        ):
             self._prepare(start, attempt)
             started = self._tools.cold.start(
                 image,
-                spec,
+                weights.spec,
                 start.directory,
                 attempt.phases,
                 store=attempt.store,
@@ -285,10 +290,11 @@ class Starter:
             record = replace(
                 record,
                 stage="running",
+                spec=weights.spec,
                 network=started.network,
-                mounts=(HeldMount(image.mount_spec(), ahead),),
+                mounts=(HeldMount(image.mount_spec(), ahead), *weights.held),
             )
-            start.commit(record, (started.mount,))
+            start.commit(record, (started.mount, *weights.mounts))
         return self._report(record, attempt)
 
     def _restore(
@@ -308,25 +314,29 @@ class Starter:
             argv=config.argv,
             start_key=attempt.start_key,
         )
-        with self._tools.containers.starting(record) as start:
+        with (
+            self._tools.containers.starting(record) as start,
+            self._tools.weights.mounted(spec, attempt.call.notify) as weights,
+        ):
             self._prepare(start, attempt)
             restored = self._tools.restorer().restore(
                 snapshot,
-                spec,
+                weights.spec,
                 start.directory,
                 attempt.phases,
                 background_fill=attempt.background_fill,
             )
             specs = (snapshot.image_spec(), snapshot.mount_spec())
+            held = tuple(HeldMount(mount, config.read_ahead_kib) for mount in specs)
             record = replace(
                 record,
                 stage="running",
                 spec=restored.spec,
                 network=restored.network,
-                mounts=tuple(HeldMount(mount, config.read_ahead_kib) for mount in specs),
+                mounts=(*held, *weights.held),
                 session=restored.session,
             )
-            start.commit(record, restored.mounts)
+            start.commit(record, (*restored.mounts, *weights.mounts))
         return self._report(record, attempt)
 
     def _prepare(self, start: Start, attempt: _Attempt) -> None:

@@ -38,7 +38,10 @@ def mount(
     filler: FillerName | None,
     read_ahead_kib: int | None,
 ) -> None:
-    """Mount an image or snapshot at DIRECTORY, read-only; its data comes when it is read."""
+    """Mount an image or snapshot at DIRECTORY, read-only; its data comes when it is read.
+
+    REFERENCE may be s3://bucket/prefix: the objects below it, as they are.
+    """
     with open_agent(settings, filler=filler or "auto") as client, progress() as sink:
         view = client.mount(
             settings.store_url,

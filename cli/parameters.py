@@ -102,6 +102,9 @@ _OPTIONS = (
                  type=Parsed("port", PortMapping.parse), help="Publish a TCP port (repeats)."),
     click.option("-v", "--volume", "volumes", multiple=True, metavar="HOST:CONTAINER[:ro]",
                  type=Parsed("volume", _volume), help="Bind a directory or file (repeats)."),
+    click.option("--weights", multiple=True, metavar="URL:DIR",
+                 type=Parsed("weights", Volume.parse_weights),
+                 help="Mount s3://bucket/prefix at DIR, read-only (repeats)."),
     click.option("--ready", metavar="PROBE", type=Parsed("probe", _ready),
                  help="http://…, tcp:PORT or exec:CMD, asked inside the container."),
     click.option("--ready-timeout", "ready_timeout_s", type=Finite(min=0.001),
@@ -138,6 +141,7 @@ def wish_of(values: dict[str, Any]) -> Wish:
     background_fill = not values.pop("no_background_fill")
     shared = ("ports", "volumes", "ready", "ready_timeout_s", "memory_bytes", "cpus")
     taken = {name: values.pop(name) for name in shared}
+    taken["volumes"] = (*taken["volumes"], *values.pop("weights"))
     name = values.pop("name") or generate_name()
     return Wish(ContainerSpec(name=name, **taken), detach, background_fill)
 

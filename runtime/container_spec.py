@@ -20,6 +20,8 @@ _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9.-]{1,64}(?<!-)")
 _HIGHEST_PORT = 65535
 _MEMORY_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _LEAST_MEMORY = 4 << 20
+WEIGHTS_SCHEME = "s3://"
+"""How the URL of a bucket of weights begins; no reference and no path does."""
 # fmt: off
 _WORDS = (
     "amber", "ample", "brisk", "calm", "clear", "crisp", "eager", "fair", "fleet", "glad", "keen",
@@ -91,14 +93,19 @@ def _check_address(text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A directory or file of the host, bound at ``container``. Both paths are absolute."""
+    """A directory or file of the host, bound at ``container``. Both paths are absolute.
+
+    ``host`` may be the URL of a bucket of weights, which the agent mounts and puts its path there.
+    """
 
     host: str
     container: str
     read_only: bool = False
 
     def __post_init__(self) -> None:
-        for path in (self.host, self.container):
+        if self.is_weights and not self.read_only:
+            raise UserError(f"{self.host[:200]!r} can only be read", "use --weights URL:DIR")
+        for path in (self.container,) if self.is_weights else (self.host, self.container):
             if not path.startswith("/") or "\0" in path:
                 raise UserError(f"{path[:200]!r} is not an absolute path", "write /HOST:/CONTAINER")
         parts = [part for part in self.container.split("/") if part not in ("", ".")]
@@ -109,9 +116,22 @@ class Volume:
             )
 
     @property
+    def is_weights(self) -> bool:
+        """Whether ``host`` is the URL of a bucket that is not mounted yet."""
+        return self.host.startswith(WEIGHTS_SCHEME)
+
+    @property
     def frozen_as(self) -> str:
         """What a snapshot says of it: where it was bound, with ``:ro`` if it was read-only."""
         return self.container.rstrip("/") + (":ro" if self.read_only else "")
+
+    @classmethod
+    def parse_weights(cls, text: str) -> Volume:
+        """Read ``s3://bucket/prefix:DIR``."""
+        url, _, container = text.rpartition(":")
+        if not url.startswith(WEIGHTS_SCHEME) or not container.startswith("/"):
+            raise UserError(f"not weights: {text[:200]!r}", "write s3://BUCKET/PREFIX:/DIRECTORY")
+        return cls(url, container, read_only=True)
 
     @classmethod
     def parse(cls, text: str) -> Volume:

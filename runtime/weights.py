@@ -25,8 +25,8 @@ from image_builder.placement import FilePlacement, place
 from image_builder.tree import Node, Tree, directory
 from lazyfs.cache import Cache
 from lazyfs.spec import DeviceSpec, MountSpec
+from runtime.container_spec import WEIGHTS_SCHEME
 
-SCHEME = "s3://"
 READ_AHEAD_KIB = 1024
 """Weights are read in sequence, by large reads; a page touched through mmap brings as much."""
 _MAX_NAME = 255
@@ -87,7 +87,7 @@ def tell_skipped(weights: Weights, tell: Callable[[str], None]) -> None:
 
 def is_weights_url(text: str) -> bool:
     """Tell a bucket's URL from a reference."""
-    return text.startswith(SCHEME)
+    return text.startswith(WEIGHTS_SCHEME)
 
 
 def load_weights(url: str, cache: Cache) -> Weights:

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import boto3
 import obstore
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from obstore.auth.boto3 import Boto3CredentialProvider
@@ -202,7 +203,8 @@ class S3Bucket:
             region_name=self._region,
             endpoint_url=endpoint,
             config=Config(
-                signature_version="s3v4",
+                # As for obstore: a bucket that everybody may read needs no credentials.
+                signature_version="s3v4" if self._session.get_credentials() else UNSIGNED,
                 s3={"addressing_style": "path"},
                 connect_timeout=_CONNECT_TIMEOUT.total_seconds(),
                 read_timeout=_READ_TIMEOUT.total_seconds(),

@@ -9,6 +9,7 @@ from agent import starts
 from agent.long_call import LongCall
 from agent.starts import Starter, StartTools
 from agent.stateless_names import names_for, stateless_name
+from agent.weights_volumes import WeightsVolumes
 from hotstart.core.digest import Digest
 from hotstart.core.errors import HotstartError, UserError
 from runtime.container_spec import ContainerSpec
@@ -69,6 +70,7 @@ def starter(monkeypatch):
         open_store=lambda url: SimpleNamespace(url=url),
         trusted=tuple,
         fetched=dict,
+        weights=WeightsVolumes(None, None),
     )
     return Starter(tools)
 

@@ -119,10 +119,10 @@ def test_an_object_that_is_gone_is_an_error_and_others_are_read(scratch, bucket)
 
 @pytest.mark.parametrize("point", ["written", "ready-set"])
 def test_no_byte_is_wrong_when_the_worker_dies(scratch, bucket, point):
-    with running_node(scratch / "r", f"--crash-at={point}:9") as node:
-        with mounted(node, bucket) as mount:
-            assert tree_digest(mount.path) == tree_digest(bucket.directory)
-            assert node.guard.status()["workers"]["fill"]["starts"] > 1
+    options = [f"--crash-at={point}:9"]
+    with running_node(scratch / "r", *options) as node, mounted(node, bucket) as mount:
+        assert tree_digest(mount.path) == tree_digest(bucket.directory)
+        assert node.guard.status()["workers"]["fill"]["starts"] > 1
 
 
 def test_random_kills_while_reading_lose_nothing(scratch, bucket):
