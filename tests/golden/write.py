@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from hotstart.store.descriptor import Descriptor
+from hotstart.store.object_list import ObjectList
 from hotstart.store.ready_map_header import encode_header
 from hotstart.store.references import ReferenceName, encode_reference
 from tests.store import samples
@@ -19,6 +20,7 @@ GOLDEN = {
     "lease.v1": lambda: samples.lease().to_bytes(),
     "reference.v1": lambda: encode_reference(NAME, TARGET),
     "chunk-table.v1": lambda: samples.table(5)[0].content,
+    "object-list.v1": lambda: ObjectList("s3://b/p", [("b", "2", 9), ("\u00e4", "1", 5)]).encode(),
     "trace.v1": lambda: samples.trace().encode(),
     "bundle.v1": lambda: samples.bundle()[0],
     "bundle-index.v1": lambda: samples.bundle_index().encode(),
