@@ -1,7 +1,8 @@
 """What is local of images under ROOT/cache: paths of devices and ready maps, and bootstraps.
 
 Beside a ready map may lie what was verified of a large chunk table (table_reader.py), or the
-objects that a device of weights is made of and the digests of their pieces (object_table.py).
+objects that a device of weights is made of. The digests of their pieces (object_table.py) lie in
+``digests/``: they outlive the device's eviction, since what is fetched again must have them.
 
 A bootstrap is unpacked, verified, placed by one rename, and verified again before each mount; that
 costs less than waiting for the disk would. It must be complete: EROFS metadata reads raise no
@@ -49,7 +50,8 @@ class Cache:
         self._bootstrap_uses = NameLocks()
         self.make_room: Callable[[int], bool] = lambda _: False
         """Deletes something when the disk is full; tells whether so many bytes fit then."""
-        for directory in (self.devices, self.bootstraps):
+        digests = root / "cache" / "digests"
+        for directory in (self.devices, self.bootstraps, digests):
             directory.mkdir(parents=True, exist_ok=True)
 
     def device_path(self, device_id: str) -> Path:
@@ -83,7 +85,7 @@ class Cache:
 
     def place_bootstrap(self, image: bytes) -> None:
         """Keep a bootstrap that was made here. Raises OSError (disk full)."""
-        self._place(self.bootstraps / f"{Digest.of(image).hex}.erofs", image)
+        self._place(self.bootstrap_path(Digest.of(image)), image)
 
     def bootstrap(self, descriptor: Descriptor, blobs: BlobStore) -> Path:
         """Return the local, verified bootstrap, fetching it if it isn't here or isn't right.

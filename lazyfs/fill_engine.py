@@ -22,7 +22,7 @@ from functools import partial
 from hotstart.core.errors import IntegrityError, Unavailable
 from hotstart.core.log import get_logger
 from hotstart.core.span import PAGE, Span
-from hotstart.store.chunk_table import Chunk, ChunkTable
+from hotstart.store.chunk_table import Chunk
 from hotstart.store.retrying import jittered_s
 from lazyfs.claims import Claims, Packs
 from lazyfs.device import Device, DeviceClosed
@@ -30,6 +30,7 @@ from lazyfs.disk_space import is_full
 from lazyfs.fault import Fault
 from lazyfs.fetcher import Fetcher
 from lazyfs.holes import note_holes
+from lazyfs.object_table import Table
 from lazyfs.pieces import Piece, Purpose, State, Task, in_runs
 from lazyfs.quarantine import ChunkQuarantined
 from lazyfs.read_ahead import ReadAhead
@@ -358,7 +359,7 @@ def _refuse_closed(task: Task) -> None:
         raise DeviceClosed(next(iter(devices)).device_id)
 
 
-def _chunks_of(device: Device, spans: Sequence[Span]) -> tuple[ChunkTable, list[list[Chunk]]]:
+def _chunks_of(device: Device, spans: Sequence[Span]) -> tuple[Table, list[list[Chunk]]]:
     """Return a device's table and what it says of spans; a part that came wrong is read again.
 
     Raises what the store raises, IntegrityError (wrong twice).

@@ -2,10 +2,10 @@
 
 Looks like a chunk table to the fill engine. An object of a foreign bucket has no digest until it is
 read: the first fetch of a piece, which came with the pinned ETag, is believed, and its BLAKE3 is
-kept in ``<device_id>.digests`` (docs/formats/object-list.md) *before* the piece is written and its
-pages are ready. Whatever is fetched of it later, or found on the disk after a power loss, must
-have that digest. The file outlives the device file that it speaks of, and is mapped: what was kept
-survives the death of the worker.
+kept in ``cache/digests/<device_id>`` (docs/formats/object-list.md) *before* the piece is written
+and its pages are ready. Whatever is fetched of it later, or found on the disk after a power loss,
+must have that digest. The file outlives the device file that it speaks of, and is mapped: what was
+kept survives the death of the worker.
 """
 
 from __future__ import annotations
@@ -143,6 +143,11 @@ class KeptDigests:
         self._map.close()
 
 
+def digests_path(objects: Path) -> Path:
+    """Return the file of digests of the device whose object list is at ``objects``."""
+    return objects.parent.parent / "digests" / objects.stem
+
+
 def open_object_table(spec: DeviceSpec, path: Path) -> ObjectTable:
     """Return the table of the object list at ``path``, which must have the digest in ``spec``.
 
@@ -157,7 +162,7 @@ def open_object_table(spec: DeviceSpec, path: Path) -> ObjectTable:
     if listed.device_size != spec.size_bytes or listed.url != spec.store_url:
         raise ObjectListInvalid(f"{path}: another device than the one that is mounted")
     try:
-        kept = KeptDigests(path.with_suffix(".digests"), spec.device_id, listed.piece_count)
+        kept = KeptDigests(digests_path(path), spec.device_id, listed.piece_count)
     except OSError as err:
         raise UserError(f"{path}: cannot keep digests: {err.strerror}", "make room") from err
     return ObjectTable(listed, kept)

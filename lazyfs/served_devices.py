@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from hotstart.core.errors import IntegrityError
+from hotstart.core.errors import IntegrityError, Unavailable
 from hotstart.kernel.keeper_client import HandleSet
 from lazyfs.cache import Cache
 from lazyfs.cache_contents import CacheEntry
@@ -146,6 +146,9 @@ class ServedDevices:
         self._guard.drop(held.name)
 
     def _open(self, spec: DeviceSpec) -> HandleSet:
+        if spec.is_weights and not self._cache.objects_path(spec.device_id).exists():
+            # Evicted since it was listed; from now on it is in use, and stays.
+            raise Unavailable(f"{spec.store_url}: its listing was removed again", "try again")
         if self.filler == FANOTIFY:
             return open_device(self._cache, spec)
         target = self._fuse_dir / spec.device_id

@@ -66,7 +66,6 @@ class S3Bucket:
         """
         bucket, prefix, query = _parse(url)
         self._bucket = bucket
-        self._prefix = prefix
         self._create = create
         self._prefix = prefix or None
         self._session = boto3.Session()

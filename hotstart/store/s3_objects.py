@@ -16,10 +16,12 @@ from obstore.exceptions import BaseError, PreconditionError
 from hotstart.core.span import Span
 from hotstart.store.blob_store import Content, StoreUnavailable
 from hotstart.store.pinned_object import ListedObject, ObjectChanged, ObjectGone, PinnedObject
-from hotstart.store.s3_bucket import BucketMissing, S3Bucket, says_no_bucket, store_error
+from hotstart.store.s3_bucket import S3Bucket
+from hotstart.store.s3_errors import BucketMissing, says_no_bucket, store_error
 
 if TYPE_CHECKING:
-    from obstore import GetOptions
+    from obstore import GetOptions, ObjectMeta
+    from obstore.store import S3Store
 
 
 class PinnedObjects:
@@ -54,9 +56,7 @@ class PinnedObjects:
             "range": (span.offset, span.end),
         }
         try:
-            answer = obstore.get(self._bucket.objects, pinned.key, options=options)
-            meta = answer.meta
-            content = memoryview(answer.bytes())
+            meta, content = self._bucket.ask(lambda objects: _got(objects, pinned.key, options))
         except PreconditionError as err:
             raise ObjectChanged(self.url, pinned, "another") from err
         except FileNotFoundError as err:
@@ -74,3 +74,8 @@ class PinnedObjects:
             what = f"{len(content)} bytes came of {span.length} of {pinned}"
             raise StoreUnavailable(self.url, what)
         return content
+
+
+def _got(objects: S3Store, key: str, options: GetOptions) -> tuple[ObjectMeta, Content]:
+    answer = obstore.get(objects, key, options=options)
+    return answer.meta, memoryview(answer.bytes())

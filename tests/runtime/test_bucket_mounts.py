@@ -10,6 +10,7 @@ import boto3
 import pytest
 
 from hotstart.core.run import run
+from lazyfs.object_table import digests_path
 from lazyfs.served_devices import FANOTIFY, FUSE
 from runtime.weights import READ_AHEAD_KIB, load_weights
 from tests.lazyfs.node import read_status, running_node, tree_digest, wait_until
@@ -155,7 +156,7 @@ def test_what_is_fetched_again_must_be_the_bytes_that_came_first(scratch, bucket
         with mounted(node, bucket) as mount:
             (device,) = mount.spec.devices
             assert read_status(mount.path / "config.json") == 0
-        digests = node.cache.objects_path(device.device_id).with_suffix(".digests")
+        digests = digests_path(node.cache.objects_path(device.device_id))
         with digests.open("r+b") as file:
             kept = os.pread(file.fileno(), 32, 4096)
             assert any(kept)
