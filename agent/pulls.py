@@ -16,9 +16,9 @@ from agent.mount_targets import DEFAULT_READ_AHEAD_KIB
 from agent.parts import Parts
 from agent.starts import gained
 from agent.values import PullReport
-from hotstart.core.errors import NotFound
 from hotstart.core.progress import Progress
 from hotstart.core.span import PAGE, Span
+from hotstart.store.bundle import NoStartBundle
 from hotstart.store.chunk_table import ChunkTable
 from hotstart.store.layers import DeviceDescriptor
 from hotstart.store.manifest import ImageManifest, Manifest, SnapshotManifest, parse_manifest
@@ -31,16 +31,6 @@ from lazyfs.spec import MountSpec
 from runtime.loaded_snapshot import load_snapshot
 
 Call = LongCall[Any]
-
-
-class NoStartBundle(NotFound):
-    """The snapshot was captured without a recording."""
-
-    def __init__(self, reference: str) -> None:
-        super().__init__(
-            f"{reference}: the snapshot has no start bundle", "capture it again with --golden"
-        )
-        self.reference = reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +56,12 @@ def pull(parts: Parts, store_url: str, reference: str, call: Call) -> PullReport
     """Make everything of a reference local: for a snapshot its own files and its image's."""
     manifest = manifest_of(parts.stores.get(store_url), reference)
     specs = [MountSpec.of(image, store_url) for image in _images(manifest)]
-    device_ids = {device.device_id for spec in specs for device in spec.devices}
-    total = sum(device.size_bytes for spec in specs for device in spec.devices)
+    sizes = {device.device_id: device.size_bytes for spec in specs for device in spec.devices}
+    total = sum(sizes.values())
 
     def local() -> int:
         stats = parts.filler.stats()
-        return sum(stats[one]["bytes_local"] for one in device_ids if one in stats)
+        return sum(stats[one]["bytes_local"] for one in sizes if one in stats)
 
     plans = [(spec.manifest, EverythingPlan()) for spec in specs]
     return _fetch(parts, _Wanted("pull", manifest, specs, plans, total, local, total), call)
@@ -93,11 +83,7 @@ def warm(parts: Parts, store_url: str, reference: str, call: Call) -> PullReport
         trace = plan.trace
         devices = [device for image in _images(manifest) for device in image.devices]
         total = stored_bytes(store, devices, trace)
-    before = parts.fetched()
-
-    def fetched() -> int:
-        return gained(before, parts.fetched())
-
+    fetched = _gain(parts, specs)
     plans = [(specs[0].manifest, plan)]
     size_bytes = trace.pages * PAGE
     return _fetch(parts, _Wanted("warm", manifest, specs, plans, total, fetched, size_bytes), call)
@@ -138,9 +124,20 @@ def _recorded(
     return plan
 
 
+def _gain(parts: Parts, specs: Sequence[MountSpec]) -> Callable[[], int]:
+    """Return how to ask what was read of the store for the devices of ``specs`` from now on."""
+    own = {device.device_id for spec in specs for device in spec.devices}
+
+    def counts() -> dict[str, int]:
+        return {name: count for name, count in parts.fetched().items() if name in own}
+
+    before = counts()
+    return lambda: gained(before, counts())
+
+
 def _fetch(parts: Parts, wanted: _Wanted, call: Call) -> PullReport:
     """Mount, carry the plans out one after another, and unmount."""
-    before = parts.fetched()
+    fetched = _gain(parts, wanted.specs)
 
     def progress() -> Progress:
         return Progress(wanted.task, min(wanted.done(), wanted.total), wanted.total)
@@ -152,7 +149,7 @@ def _fetch(parts: Parts, wanted: _Wanted, call: Call) -> PullReport:
             mounted.callback(mount.release)
         for name, plan in wanted.plans:
             parts.await_job(parts.images.prefetch(name, plan), call, progress)
-        fetched = gained(before, parts.fetched())
+        fetched_bytes = fetched()
         use = parts.space.check()
     if use.over_quota:
         call.notify(
@@ -163,6 +160,6 @@ def _fetch(parts: Parts, wanted: _Wanted, call: Call) -> PullReport:
     return PullReport(
         digest=str(wanted.manifest.descriptor().digest),
         size_bytes=wanted.size_bytes,
-        fetched_bytes=fetched,
+        fetched_bytes=fetched_bytes,
         elapsed_ms=round((time.monotonic() - call.started_s) * 1e3, 2),
     )

@@ -117,8 +117,8 @@ def rebuild(error: grpc.RpcError, where: str) -> HotstartError:
     if call.code() is grpc.StatusCode.UNAVAILABLE:
         if "failed to connect" not in str(call.details()):
             return Unavailable(
-                f"the agent at {where} ended during the call ({call.details()}); "
-                "give the command again, and see agent.log"
+                f"the agent at {where} ended during the call ({call.details()}); what the call "
+                "had begun may be there: see hotstart ps, and agent.log"
             )
         return Unavailable(f"no answer from the agent at {where}: {call.details()}")
     return AgentFailed(f"the agent at {where} failed the call: {call.details()}")

@@ -15,17 +15,12 @@ from cli.command import HotstartCommand
 from cli.output import show, show_json, size, table
 from cli.settings import Settings
 from cli.stored import load
-from hotstart.core.errors import NotFound
 from hotstart.core.span import PAGE
-from hotstart.store.bundle import BundleIndex
+from hotstart.store.bundle import BundleIndex, NoStartBundle
 from hotstart.store.manifest import ImageManifest, SnapshotManifest
 from hotstart.store.references import ReferenceName
 from hotstart.store.stack import Store, open_store
 from hotstart.store.traces import recorded_trace
-
-
-class NoStartBundle(NotFound):
-    """The snapshot was captured without a recording."""
 
 
 @click.command("trace", cls=HotstartCommand)
@@ -68,9 +63,7 @@ def _of_image(store: Store, name: ReferenceName, image: ImageManifest) -> dict[s
 
 def _of_snapshot(name: ReferenceName, snapshot: SnapshotManifest) -> dict[str, Any]:
     if snapshot.bundle_index is None:
-        raise NoStartBundle(
-            f"{name}: the snapshot has no start bundle", "capture it again with --golden"
-        )
+        raise NoStartBundle(str(name))
     index = BundleIndex.decode(snapshot.bundle_index.data or b"")
     runs = (run for frame in index.frames for run in frame.runs)
     pages = _sum((index.device_ids[run.device], run.pages) for run in runs)

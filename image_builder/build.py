@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from hotstart.core.digest import Digest
-from hotstart.core.errors import Unavailable
+from hotstart.core.errors import HotstartError, Unavailable
 from hotstart.core.log import get_logger
 from hotstart.core.progress import NullSink, ProgressSink
 from hotstart.store import media_types
@@ -100,9 +100,12 @@ def _publish(writer: Writer, name: ReferenceName, config: bytes, built: BuiltTre
     blobs.put(described.digest, config)
     manifest = ImageManifest(described, built.bootstrap, built.devices)
     blobs.put(manifest.descriptor().digest, manifest.to_bytes())
-    if built.trace is not None:
-        add_trace(writer.store, manifest.descriptor().digest, built.trace)
     publish(writer, name, manifest.descriptor(), manifest.blobs())
+    if built.trace is not None:
+        try:
+            add_trace(writer.store, manifest.descriptor().digest, built.trace, built.devices)
+        except HotstartError as err:  # a help, never a need
+            log.warning("trace_not_saved", reference=name, error=err)
     return manifest
 
 

@@ -18,8 +18,9 @@ from hotstart.store.layers import DeviceDescriptor
 from hotstart.store.trace import Trace, TraceSpan, first_touches
 
 MAX_STORED_BYTES = 256 << 20
-"""Touched chunks are held in memory until the rest is stored; those beyond this, by order of first
-touch, are laid out like any other."""
+"""Touched chunks are held in memory until the rest is stored; from the first on that goes beyond
+this, in order of first touch, they are laid out like any other. Counted as the earlier image has
+them stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,14 @@ class TouchedChunks:
         ]
         touches: dict[ChunkDigest, list[Touch]] = {}
         stored = 0
+        is_full = False
         for span in first_touches(trace.spans):
             table = tables[span.device]
             pages = Span(span.first_page * PAGE, span.pages * PAGE)
             for chunk in table.between(pages) if table is not None else ():
                 if chunk.digest not in touches:
-                    if stored + chunk.stored_length > limit:
+                    is_full = is_full or stored + chunk.stored_length > limit
+                    if is_full:
                         continue
                     stored += chunk.stored_length
                     touches[chunk.digest] = []

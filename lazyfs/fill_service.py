@@ -42,7 +42,7 @@ from lazyfs.room import Room
 from lazyfs.spec import DeviceSpec
 from lazyfs.stores import StorePool, open_impatient
 from lazyfs.table_reader import open_table
-from lazyfs.touches import make_trace
+from lazyfs.touches import RecordingUnderWay, make_trace
 
 log = get_logger(__name__)
 
@@ -264,8 +264,11 @@ class FillService:
     def record_start(self, device_ids: Sequence[str]) -> None:
         """Begin to note what is touched on those devices' ordinary mounts."""
         with self._lock:
-            for device_id in device_ids:
-                self._served(device_set_name(device_id))[1].touches.start()
+            logs = [self._served(device_set_name(one))[1].touches for one in device_ids]
+            if any(log.active for log in logs):
+                raise RecordingUnderWay("the touches of this image are being recorded already")
+            for log in logs:
+                log.start()
 
     def record_stop(self, names: Sequence[str]) -> str:
         """End noting on sets; return the trace of their devices, base64."""

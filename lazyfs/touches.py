@@ -8,7 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from hotstart.store.trace import Trace, TraceSpan
+from hotstart.core.errors import Conflict
+from hotstart.store.trace import MAX_SPANS, Trace, TraceSpan
+
+
+class RecordingUnderWay(Conflict):
+    """Somebody records the device already."""
 
 
 class TouchLog:
@@ -19,13 +24,16 @@ class TouchLog:
         self._touches: list[tuple[float, int, int]] = []
 
     def start(self) -> None:
-        """Forget what was and log from now on."""
+        """Log from now on. Raises RecordingUnderWay: a log holds one recording at a time."""
+        if self.active:
+            raise RecordingUnderWay("this image's touches are being recorded for another start")
         self._touches = []
         self.active = True
 
     def add(self, first_page: int, pages: int) -> None:
-        """Log one touch."""
-        self._touches.append((time.monotonic(), first_page, pages))
+        """Log one touch, unless a trace could not hold it."""
+        if len(self._touches) < MAX_SPANS:
+            self._touches.append((time.monotonic(), first_page, pages))
 
     def stop(self) -> list[tuple[float, int, int]]:
         """Log no more; return (seconds, first page, pages) in order."""

@@ -139,7 +139,7 @@ class ColdStarter:
             route, trace = self._route(store, image, phases)
             mount = self._mount(image, route, phases, undo)
             self._fetch(image, route, trace, phases)
-            recording = self._record(image, route, undo)
+            recording = self._record(image, spec, route, undo)
             pid = self._run(image, spec, directory, mount.path, used, phases, undo)
             phases.mark("started")
             self._wait_ready(spec, directory, used, phases)
@@ -202,9 +202,11 @@ class ColdStarter:
             with phases.phase("prefetch"):
                 filler.prefetch(name, TracePlan(trace))
 
-    def _record(self, image: LoadedImage, route: Route, undo: ExitStack) -> TraceRecording | None:
-        if route is Route.LOCAL:
-            return None
+    def _record(
+        self, image: LoadedImage, spec: ContainerSpec, route: Route, undo: ExitStack
+    ) -> TraceRecording | None:
+        if route is Route.LOCAL or (route is Route.TRACED and spec.ready is None):
+            return None  # all of it came before; or nobody can tell where the start ends
         recording = TraceRecording(self._tools.filler, image)
         try:
             recording.start()

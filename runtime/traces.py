@@ -52,7 +52,7 @@ def save_trace(store: Store, image: LoadedImage, trace: Trace) -> bool:
     """Add a trace to what earlier starts touched; returns whether that has become more."""
     try:
         with leased(store, (image.digest,)) as writer:
-            union = add_trace(writer.store, image.digest, trace)
+            union = add_trace(writer.store, image.digest, trace, image.manifest.devices)
     except HotstartError as err:
         log.warning("trace_not_saved", image=image.reference, error=err)
         return False

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from hotstart.core.digest import ChunkDigest
+from hotstart.core.errors import NotFound
 from hotstart.core.span import PAGE
 from hotstart.store import zstd_frame
 from hotstart.store.format_errors import FormatInvalid, check_version
@@ -47,6 +48,16 @@ class BundleIndexInvalid(FormatInvalid):
     """Bytes are not the index of a start bundle."""
 
     format_name = "bundle index"
+
+
+class NoStartBundle(NotFound):
+    """The snapshot was captured without a recording."""
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(
+            f"{reference}: the snapshot has no start bundle", "capture it again with --golden"
+        )
+        self.reference = reference
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,10 +132,14 @@ def _write(descriptor: int, content: memoryview) -> None:
     done = 0
     if len(content) >= _DIRECT_BYTES:
         flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-        with suppress(OSError):  # EINVAL: then all of it takes the usual way
+        try:
             fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
             done = _write_until(descriptor, content, 0, len(content) // PAGE * PAGE)
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+        except OSError as err:
+            if err.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+        finally:
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
     _write_until(descriptor, content, done, len(content))
 
 

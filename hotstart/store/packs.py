@@ -206,8 +206,12 @@ class PackWriter:
     def _store(self, pack: _OpenPack, named: Future[Descriptor]) -> None:
         try:
             content = memoryview(pack.buffer)[: pack.size]
-            digest = Digest.of(content)
-            named.set_result(Descriptor(media_types.PACK, digest, pack.size))
+            try:
+                digest = Digest.of(content)
+                named.set_result(Descriptor(media_types.PACK, digest, pack.size))
+            except BaseException as err:  # whoever waits for the name must not wait for good
+                named.set_exception(err)
+                raise
             self._blobs.put(digest, content, is_checked=True)
             # A request that the store has given up may read it still: then nobody writes there.
             with suppress(BufferError):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from hotstart.core.digest import Digest
 from hotstart.core.errors import IntegrityError, NotFound
+from hotstart.core.span import PAGE
 from hotstart.store import media_types
 from hotstart.store.descriptor import Descriptor
+from hotstart.store.layers import DeviceDescriptor
 from hotstart.store.references import ReferenceChanged, ReferenceName
 from hotstart.store.stack import Store
 from hotstart.store.trace import MAX_SPANS, Trace, merge
@@ -39,19 +44,24 @@ def recorded_trace(store: Store, image: Digest, reference: str) -> Trace:
     return trace
 
 
-def add_trace(store: Store, image: Digest, trace: Trace) -> Trace | None:
-    """Add ``trace`` to what is recorded for the image; return the union, None if nothing is new.
+def add_trace(
+    store: Store, image: Digest, trace: Trace, devices: Sequence[DeviceDescriptor]
+) -> Trace | None:
+    """Add ``trace`` to what is recorded for the image; return the union, None if nothing is added.
 
-    A damaged trace is replaced. Raises ReferenceChanged if others keep adding, or what the store
-    raises.
+    Starts whose input differs would add up to the whole image: nothing is added beyond a quarter of
+    its ``devices``. A trace that is damaged or gone is replaced, and spans of other devices are
+    left out. Raises ReferenceChanged if others keep adding, or what the store raises.
     """
+    limit_pages = sum(device.size_bytes for device in devices) // PAGE // 4
     for attempt in range(_SWAPS):
         try:
             known, version = _read(store, image)
-        except IntegrityError:
+        except (IntegrityError, NotFound):
             known, version = None, store.references.get(ReferenceName.trace_of(image)).version
-        union = _union(known, trace)
-        if known is not None and union.pages == known.pages:
+        own = None if known is None else _within(known, devices)
+        union = _union(own, _within(trace, devices))
+        if own is not None and own == known and not own.pages < union.pages <= limit_pages:
             return None
         content = union.encode()
         descriptor = Descriptor.of(media_types.TRACE, content)
@@ -64,6 +74,19 @@ def add_trace(store: Store, image: Digest, trace: Trace) -> Trace | None:
         else:
             return union
     raise AssertionError("the last attempt returns or raises")
+
+
+def _within(trace: Trace, devices: Sequence[DeviceDescriptor]) -> Trace:
+    """Return the trace without devices that are not among these."""
+    known = {device.device_id for device in devices}
+    kept = [number for number, one in enumerate(trace.device_ids) if one in known]
+    number_of = {number: new for new, number in enumerate(kept)}
+    spans = (
+        replace(span, device=number_of[span.device])
+        for span in trace.spans
+        if span.device in number_of
+    )
+    return Trace(tuple(trace.device_ids[number] for number in kept), tuple(spans))
 
 
 def _read(store: Store, image: Digest) -> tuple[Trace | None, str | None]:

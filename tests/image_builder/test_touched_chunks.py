@@ -35,7 +35,7 @@ def first_image(tree, store):
     pages = range(device.size_bytes // PAGE - 1, 0, -37)
     spans = tuple(TraceSpan(10 * at, 0, page, 1) for at, page in enumerate(pages))
     trace = Trace((device.device_id,), spans)
-    add_trace(store, image.descriptor.digest, trace)
+    add_trace(store, image.descriptor.digest, trace, image.manifest.devices)
     return image, trace
 
 

@@ -192,7 +192,7 @@ class ReadOnlyBlobs:
     def __getattr__(self, name):
         return getattr(self._blobs, name)
 
-    def put(self, digest, content):
+    def put(self, digest, content, *, is_checked=False):
         raise StoreReadOnly("file:///read-only")
 
 

@@ -183,6 +183,24 @@ def test_large_blobs_are_written_past_the_page_cache_if_they_are_aligned(
         assert written == [(True, 0, 2 << 20), (False, 2 << 20, 100)]
 
 
+@pytest.mark.parametrize(("code", "error"), [("EIO", StoreUnavailable), ("ENOSPC", StoreFull)])
+def test_a_direct_write_that_fails_is_not_tried_the_usual_way(
+    store, tmp_path, monkeypatch, code, error
+):
+    asked = []
+
+    def fail(descriptor, piece, offset):
+        asked.append(offset)
+        raise OSError(getattr(errno, code), "no")
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    content = mmap.mmap(-1, 2 << 20)
+    with pytest.raises(error):
+        store.blobs.put(Digest.of(content), content)
+    assert asked == [0]
+    assert not list(tmp_path.rglob("staging/*"))
+
+
 def test_only_old_leftovers_of_dead_writers_are_swept(store, tmp_path):
     store.blobs.put(DIGEST, CONTENT)
     staging = tmp_path / "store" / "staging"

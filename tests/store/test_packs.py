@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hotstart.core.digest import Digest, DigestMismatch
+from hotstart.store import packs
 from hotstart.store.blob_store import StoreUnavailable
 from hotstart.store.packs import (
     PackWriter,
@@ -212,3 +213,17 @@ def test_pack_digests_are_those_of_their_bytes():
     blobs = MemoryBlobs()
     packs, _ = write(blobs)
     assert all(Digest.of(blobs.read(pack.digest)) == pack.digest for pack in packs)
+
+
+def test_a_pack_that_cannot_be_named_fails_the_writer_and_leaves_nobody_waiting(monkeypatch):
+    def fail(content):
+        raise MemoryError
+
+    def write_one():
+        with PackWriter(MemoryBlobs()) as writer:
+            writer.append(b"chunk", raw=True)
+            writer.finish()
+
+    monkeypatch.setattr(packs.Digest, "of", fail)
+    with pytest.raises(MemoryError):
+        write_one()

@@ -1,17 +1,29 @@
 """Traces in a store: the union of several starts, whatever races or is damaged."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from hotstart.core.digest import Digest
 from hotstart.core.errors import IntegrityError
+from hotstart.core.span import PAGE
+from hotstart.store import traces
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.references import ReferenceChanged, ReferenceName
 from hotstart.store.trace import Trace, TraceSpan
-from hotstart.store.traces import add_trace, read_trace
+from hotstart.store.traces import read_trace
 from tests.fakes.memory_store import memory_store
 
 IMAGE = Digest.of(b"manifest")
-DEVICE = "ab" * 32
+DEVICE, OTHER = "ab" * 32, "cd" * 32
+PAGES = 4000
+
+
+def add_trace(store, image, trace):
+    """Add to the trace of an image with one device."""
+    return traces.add_trace(
+        store, image, trace, [SimpleNamespace(device_id=DEVICE, size_bytes=PAGES * PAGE)]
+    )
 
 
 def trace(*spans):
@@ -76,3 +88,35 @@ def test_who_is_always_overtaken_says_so(monkeypatch):
     monkeypatch.setattr(store.references, "swap", overtaken)
     with pytest.raises(ReferenceChanged):
         add_trace(store, IMAGE, trace((0, 1, 1)))
+
+
+def test_a_trace_whose_blob_is_gone_is_replaced():
+    store = memory_store()
+    store.references.swap(ReferenceName.trace_of(IMAGE), Descriptor.of("a/b", b"gone"), None)
+    add_trace(store, IMAGE, trace((0, 1, 1)))
+    assert read_trace(store, IMAGE) == trace((0, 1, 1))
+
+
+def test_spans_of_other_devices_are_left_out_and_heal():
+    store = memory_store()
+    foreign = Trace((OTHER, DEVICE), (TraceSpan(0, 0, 5, 1), TraceSpan(1, 1, 6, 1)))
+    traces.add_trace(
+        store, IMAGE, foreign,
+        [SimpleNamespace(device_id=one, size_bytes=PAGES * PAGE) for one in (OTHER, DEVICE)],
+    )  # fmt: skip
+    add_trace(store, IMAGE, trace((3, 6, 1)))
+    assert read_trace(store, IMAGE) == trace((1, 6, 1))
+
+
+def test_starts_with_ever_other_input_do_not_add_up_to_the_whole_image():
+    store = memory_store()
+    add_trace(store, IMAGE, trace((0, 0, PAGES // 4 - 1)))
+    assert add_trace(store, IMAGE, trace((0, PAGES // 2, 1))) is not None
+    assert add_trace(store, IMAGE, trace((0, PAGES // 2 + 9, 1))) is None
+    assert read_trace(store, IMAGE).pages == PAGES // 4
+
+
+def test_a_first_start_may_touch_all_of_an_image():
+    store = memory_store()
+    add_trace(store, IMAGE, trace((0, 0, PAGES)))
+    assert read_trace(store, IMAGE).pages == PAGES
