@@ -16,7 +16,7 @@ from types import TracebackType
 import agent
 from agent.client import AgentClient, socket_of
 from agent.launch import await_end, is_running
-from agent.values import STORE_VARIABLE
+from agent.values import STORE_VARIABLE, FillerName
 from bench.store_access import StoreAccess
 from hotstart.core.errors import HotstartError, Unavailable
 from hotstart.core.log import get_logger
@@ -39,8 +39,16 @@ class AgentUnfit(HotstartError):
 class BenchAgent:
     """One agent with the new directory ``root``; nothing is left of either afterwards."""
 
-    def __init__(self, root: Path, store: StoreAccess, node_key: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        store: StoreAccess,
+        node_key: Path | None = None,
+        *,
+        filler: FillerName = "auto",
+    ) -> None:
         """``node_key``: the signing key to take over, so that its snapshots are trusted."""
+        self._filler = filler
         self.root = root
         self.store = store
         self._node_key = node_key
@@ -89,7 +97,15 @@ class BenchAgent:
             shutil.copy(self._node_key, target)
             target.chmod(0o600)
         self._process = spawn(
-            [sys.executable, "-m", "agent.main", "--root", str(self.root)],
+            [
+                sys.executable,
+                "-m",
+                "agent.main",
+                "--root",
+                str(self.root),
+                "--filler",
+                self._filler,
+            ],
             stdin=DEVNULL,
             stdout=DEVNULL,
             stderr=DEVNULL,

@@ -73,13 +73,28 @@ class FarStore:
     @property
     def access(self) -> StoreAccess:
         """The store as seen through the link."""
-        return self._access(f"http://127.0.0.1:{self.link.port}")
+        return self._access(self.endpoints["link"])
+
+    @property
+    def direct(self) -> StoreAccess:
+        """The store past the link, as on the loopback interface."""
+        return self._access(self._running().endpoint)
+
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """Where S3 answers: ``loopback`` directly, ``link`` through the emulated link."""
+        return {
+            "loopback": self._running().endpoint,
+            "link": f"http://127.0.0.1:{self.link.port}",
+        }
+
+    def make_bucket(self, name: str) -> None:
+        """Make another, empty bucket."""
+        self._running().make_bucket(name)
 
     def fill(self, source: StoreAccess, progress: ProgressSink) -> int:
         """Copy a store into this one, past the link; return the bytes of all blobs."""
-        if self._server is None:
-            raise Unavailable("the far store is not running: enter its context first")
-        direct = self._access(self._server.endpoint)
+        direct = self.direct
         order = json.dumps({"source": source.url, "target": direct.url})
         copier = spawn(
             [sys.executable, "-m", "bench.store_copy"],
@@ -95,6 +110,11 @@ class FarStore:
             except BaseException:
                 copier.kill()
                 raise
+
+    def _running(self) -> S3Server:
+        if self._server is None:
+            raise Unavailable("the far store is not running: enter its context first")
+        return self._server
 
     def _access(self, endpoint: str) -> StoreAccess:
         credentials = {

@@ -23,7 +23,23 @@ def summary(result: Mapping[str, Any]) -> str:
         )
         for path, row in result["summary"].items()
     ]
-    targets = [
+    return "\n".join(
+        [
+            f"    {' '.join(result['environment']['command'])}",
+            "",
+            conditions(result),
+            "",
+            *markdown_table(("path", "median", "p99", "n", "fetched", "gain"), paths),
+            "",
+            *targets_markdown(result),
+            "",
+        ]
+    )
+
+
+def targets_markdown(result: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the table of targets."""
+    rows = [
         (
             row["title"],
             row["wanted"],
@@ -32,21 +48,11 @@ def summary(result: Mapping[str, Any]) -> str:
         )
         for row in result["targets"]
     ]
-    return "\n".join(
-        [
-            f"    {' '.join(result['environment']['command'])}",
-            "",
-            _conditions(result),
-            "",
-            *_table(("path", "median", "p99", "n", "fetched", "gain"), paths),
-            "",
-            *_table(("target", "wanted", "measured", "met"), targets),
-            "",
-        ]
-    )
+    return markdown_table(("target", "wanted", "measured", "met"), rows)
 
 
-def _conditions(result: Mapping[str, Any]) -> str:
+def conditions(result: Mapping[str, Any]) -> str:
+    """Return one sentence: where a run was made, at which commit, under which load."""
     facts = result["environment"]
     before, after = facts["load_average_before"][0], facts.get("load_average_after", [None])[0]
     return (
@@ -56,7 +62,8 @@ def _conditions(result: Mapping[str, Any]) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table."""
     return [
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",

@@ -31,7 +31,8 @@ class PlotsUnavailable(Unsupported):
         super().__init__("the report needs matplotlib: install hotstart with the extra 'bench'")
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def new_figure(width: float, height: float) -> tuple[Any, Any]:
+    """Return a figure and its axes; inches. Raises PlotsUnavailable."""
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
@@ -42,7 +43,8 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
-def _svg(figure: Any) -> str:  # noqa: ANN401  (matplotlib carries no types)
+def svg_text(figure: Any) -> str:  # noqa: ANN401  (matplotlib carries no types)
+    """Return the figure as SVG, the same for the same figure."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()
@@ -51,7 +53,7 @@ def _svg(figure: Any) -> str:  # noqa: ANN401  (matplotlib carries no types)
 def ready_plot(result: Mapping[str, Any]) -> str:
     """Return medians as bars on a logarithmic scale, and every sample as a dot."""
     rows = {p: row for p, row in result["summary"].items() if row["median_ms"] is not None}
-    figure, axes = _figure(9, 0.45 * len(rows) + 1.2)
+    figure, axes = new_figure(9, 0.45 * len(rows) + 1.2)
     for place, (path, row) in enumerate(rows.items()):
         axes.barh(place, row["median_ms"], color=OURS if is_ours(path) else THEIRS, height=0.62)
         dots = [s["ready_ms"] for s in _good(result["samples"], path)]
@@ -63,7 +65,7 @@ def ready_plot(result: Mapping[str, Any]) -> str:
     axes.margins(x=0.15)
     axes.set_xlabel("ms from the request to the first correct answer (bar: median, dots: samples)")
     axes.spines[["top", "right"]].set_visible(False)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def phase_plots(result: Mapping[str, Any]) -> list[str]:
@@ -98,7 +100,7 @@ def median_phases(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _stacked(medians: Mapping[str, Phases]) -> str:
     import matplotlib as mpl
 
-    figure, axes = _figure(9, 0.5 * len(medians) + 2.4)
+    figure, axes = new_figure(9, 0.5 * len(medians) + 2.4)
     names = list(dict.fromkeys(name for phases in medians.values() for name in phases))
     colours = mpl.colormaps["tab20"]
     for index, name in enumerate(names):
@@ -110,7 +112,7 @@ def _stacked(medians: Mapping[str, Phases]) -> str:
     axes.set_xlabel("ms (medians of the phases)")
     axes.legend(ncols=4, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.25), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def _before(phases: Phases, name: str) -> float:

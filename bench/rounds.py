@@ -84,20 +84,28 @@ def order_of_round(paths: Sequence[MeasuredPath], round_number: int) -> list[Mea
 def run_rounds(paths: Sequence[MeasuredPath], rounds: int, progress: ProgressSink) -> list[Sample]:
     """Measure every path ``rounds`` times; return all samples in the order they were taken."""
     samples: list[Sample] = []
-    total = rounds * len(paths)
     for round_number in range(rounds):
-        for path in order_of_round(paths, round_number):
-            sample = _measure(path, round_number)
-            samples.append(sample)
-            progress.update(
-                Progress(
-                    task=f"round {round_number + 1}/{rounds} {path.name} {_outcome(sample)}",
-                    done=len(samples),
-                    total=total,
-                    unit="starts",
-                    finished=True,
-                )
+        samples += run_round(paths, round_number, rounds, progress)
+    return samples
+
+
+def run_round(
+    paths: Sequence[MeasuredPath], round_number: int, rounds: int, progress: ProgressSink
+) -> list[Sample]:
+    """Measure every path once, in this round's order; ``rounds`` there will be altogether."""
+    samples: list[Sample] = []
+    for path in order_of_round(paths, round_number):
+        sample = _measure(path, round_number)
+        samples.append(sample)
+        progress.update(
+            Progress(
+                task=f"round {round_number + 1}/{rounds} {path.name} {_outcome(sample)}",
+                done=round_number * len(paths) + len(samples),
+                total=rounds * len(paths),
+                unit="starts",
+                finished=True,
             )
+        )
     return samples
 
 

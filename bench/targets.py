@@ -6,7 +6,7 @@ they hold on machines of any speed. A figure that was not measured is neither me
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ class Target:
     """``section``/``figure`` of a result compared with ``limit``."""
 
     title: str
-    section: Literal["ratios", "extra"]
+    section: Literal["ratios", "extra", "bounds"]
     figure: str
     bound: Literal["at least", "at most", "below"]
     limit: float
@@ -67,10 +67,12 @@ TARGETS = (
 )
 
 
-def outcomes(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def outcomes(
+    result: Mapping[str, Any], targets: Sequence[Target] = TARGETS
+) -> list[dict[str, Any]]:
     """Return each target with what was measured; ``met`` is None where nothing was."""
     rows = []
-    for target in TARGETS:
+    for target in targets:
         value = result.get(target.section, {}).get(target.figure)
         rows.append(
             {

@@ -5,17 +5,43 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from bench.cold_start import run_cold_start
 from bench.cold_start_options import LEAST_ROUNDS, ORDER, ColdStartOptions
+from bench.fs.options import FULL, QUICK, WORKLOADS, FsOptions
+from bench.fs.report import tables as fs_tables
+from bench.fs.report import write_report as write_fs_report
+from bench.fs.scenario import run_fs
 from bench.report import write_report
 from bench.tables import tables
 from cli.command import OwnJsonCommand
 from cli.output import progress, say
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_json_file = click.option(
+    "--json", "json_file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the result document there.",
+)  # fmt: skip
+_report = click.option(
+    "--report", metavar="DIR", type=click.Path(file_okay=False, path_type=Path),
+    help="Write a page with plots there.",
+)  # fmt: skip
+_rounds = click.option(
+    "--rounds", type=click.IntRange(min=1), default=LEAST_ROUNDS, show_default=True,
+    metavar="N", help="How often each path is measured.",
+)  # fmt: skip
+_scratch = click.option(
+    "--scratch", metavar="DIR", type=click.Path(file_okay=False, path_type=Path),
+    default=Path("/var/tmp"), show_default=True,  # noqa: S108  (a private directory is made in it)
+    help="Where the run may write.",
+)  # fmt: skip
 
 
 @click.group("bench")
@@ -24,28 +50,15 @@ def bench() -> None:
 
 
 @bench.command("cold-start", cls=OwnJsonCommand)
-@click.option(
-    "--json", "json_file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the result document there.",
-)  # fmt: skip
-@click.option(
-    "--report", metavar="DIR", type=click.Path(file_okay=False, path_type=Path),
-    help="Write a page with plots there.",
-)  # fmt: skip
-@click.option(
-    "--rounds", type=click.IntRange(min=1), default=LEAST_ROUNDS, show_default=True,
-    metavar="N", help="How often each path is measured.",
-)  # fmt: skip
+@_json_file
+@_report
+@_rounds
 @click.option(
     "--path", "paths", multiple=True, type=click.Choice(ORDER), metavar="NAME",
     help="Measure only this path (repeats).",
 )  # fmt: skip
 @click.option("--figures/--no-figures", default=True, help="Also measure builds and reads.")
-@click.option(
-    "--scratch", metavar="DIR", type=click.Path(file_okay=False, path_type=Path),
-    default=Path("/var/tmp"), show_default=True,  # noqa: S108  (a private directory is made in it)
-    help="Where the run may write.",
-)  # fmt: skip
+@_scratch
 def cold_start(
     json_file: Path | None,
     report: Path | None,
@@ -69,12 +82,48 @@ def cold_start(
         json_file.write_text(json.dumps(result, indent=2) + "\n")
     if report is not None:
         say(f"hotstart: the report is {write_report(result, report)}")
-    _show(result)
+    _show(tables(result))
 
 
-def _show(result: dict[str, Any]) -> None:
+@bench.command("fs", cls=OwnJsonCommand)
+@_json_file
+@_report
+@_rounds
+@click.option(
+    "--workload", "workloads", multiple=True, type=click.Choice(WORKLOADS), metavar="NAME",
+    help="Measure only this workload (repeats).",
+)  # fmt: skip
+@click.option("--quick", is_flag=True, help="Try every step with tiny files; times say nothing.")
+@_scratch
+def file_systems(
+    json_file: Path | None,
+    report: Path | None,
+    rounds: int,
+    workloads: tuple[str, ...],
+    quick: bool,
+    scratch: Path,
+) -> None:
+    """Files through the mount, beside other file systems and clients."""
+    options = FsOptions(
+        environment=dict(os.environ),
+        command=["hotstart", *sys.argv[1:]],
+        rounds=rounds,
+        workloads=frozenset(workloads),
+        sizes=QUICK if quick else FULL,
+        scratch=scratch,
+    )
+    with progress() as sink:
+        result = run_fs(options, sink)
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=2) + "\n")
+    if report is not None:
+        say(f"hotstart: the report is {write_fs_report(result, report)}")
+    _show(fs_tables(result))
+
+
+def _show(found: Sequence[Table]) -> None:
     from rich.console import Console  # only where tables are drawn
 
     console = Console()
-    for table in tables(result):
+    for table in found:
         console.print(table)
