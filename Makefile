@@ -39,6 +39,13 @@ demo: setup ## See a cold start and a restore side by side: about ten minutes
 bench: setup ## The whole benchmark, with a report
 	$(VENV)/hotstart bench cold-start --json $(REPORT).json --report $(REPORT)
 
+.PHONY: peers bench-fs
+peers: setup ## Install the programs that `bench fs` compares with (s3fs, rclone, s5cmd)
+	@$(VENV)/python -m tools.bench_peers
+
+bench-fs: peers ## Files through the mount, beside other file systems: about 25 minutes
+	$(VENV)/hotstart bench fs --json $(REPORT)-fs.json --report $(REPORT)-fs
+
 soak: setup ## Long runs
 	$(PYTEST) -q -m soak --timeout 3600
 

@@ -93,6 +93,10 @@ def cold_start(
     "--workload", "workloads", multiple=True, type=click.Choice(WORKLOADS), metavar="NAME",
     help="Measure only this workload (repeats).",
 )  # fmt: skip
+@click.option(
+    "--minutes", type=click.FloatRange(min=0), default=0.0, metavar="M",
+    help="Begin no round that would end later than this after the first began.",
+)  # fmt: skip
 @click.option("--quick", is_flag=True, help="Try every step with tiny files; times say nothing.")
 @_scratch
 def file_systems(
@@ -100,6 +104,7 @@ def file_systems(
     report: Path | None,
     rounds: int,
     workloads: tuple[str, ...],
+    minutes: float,
     quick: bool,
     scratch: Path,
 ) -> None:
@@ -108,6 +113,7 @@ def file_systems(
         environment=dict(os.environ),
         command=["hotstart", *sys.argv[1:]],
         rounds=rounds,
+        minutes=minutes,
         workloads=frozenset(workloads),
         sizes=QUICK if quick else FULL,
         scratch=scratch,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from bench.fs.mount_scale import MountImage
@@ -72,7 +74,8 @@ def document(
 
 def sizes_of(sizes: Sizes) -> dict[str, Any]:
     """Return the sizes as the document has them."""
-    return {name: getattr(sizes, name) for name in Sizes.__dataclass_fields__}
+    found: dict[str, Any] = json.loads(json.dumps(asdict(sizes)))  # tuples as lists
+    return found
 
 
 def comparisons(samples: Sequence[Sample], sizes: Sizes) -> dict[str, dict[str, Any]]:

@@ -69,6 +69,8 @@ class FsOptions:
     environment: Mapping[str, str]
     command: Sequence[str] = ()
     rounds: int = LEAST_ROUNDS
+    minutes: float = 0.0
+    """Begin no round that would end later than so long after the first began; 0: no limit."""
     workloads: frozenset[str] = frozenset()
     """Names of workloads to measure; empty: all."""
     sizes: Sizes = FULL

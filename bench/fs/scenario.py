@@ -7,6 +7,7 @@ are all processes and mounts. Needs root. docs/benchmarks/fs.md says what each w
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -37,11 +38,14 @@ from bench.samples import Sample
 from bench.store_access import StoreAccess
 from bench.workload.tree import PACKAGES, ensure_tree
 from hotstart.core.errors import Unsupported
+from hotstart.core.log import get_logger
 from hotstart.core.progress import Progress, ProgressSink
 from hotstart.store.chunk_table import ChunkTable
 from hotstart.store.stack import open_store
 from image_builder.build import build
 from image_builder.options import BuildOptions
+
+log = get_logger(__name__)
 
 _UPLOADS = 16
 
@@ -84,12 +88,18 @@ def _programs() -> tuple[dict[str, Program], dict[str, str]]:
 def _rounds(scene: Scene, options: FsOptions, progress: ProgressSink) -> list[Sample]:
     samples: list[Sample] = []
     reference = scene.interpreter.load(scene.source.tree)
+    ends_s = time.monotonic() + options.minutes * 60 if options.minutes else math.inf
     for number in range(options.rounds):
+        began_s = time.monotonic()
         with Stage(scene, scene.scratch / f"r{number}") as stage:
             workloads = Workloads(scene, stage, reference)
             for name in WORKLOADS[:-1]:
                 if options.wants(name):
                     samples += run_round(workloads.of(name), number, options.rounds, progress)
+        now_s = time.monotonic()
+        if number + 1 < options.rounds and now_s + (now_s - began_s) > ends_s:
+            log.warning("rounds_ended_early", done=number + 1, minutes=options.minutes)
+            break
     return samples
 
 
