@@ -9,7 +9,7 @@ import pytest
 from hotstart.core.run import run
 
 CHECKOUT = Path(__file__).parents[2]
-TARGETS = ("setup", "check", "test", "demo", "bench", "soak")
+TARGETS = ("setup", "check", "test", "demo", "bench", "bench-fs", "peers", "soak")
 
 
 def planned(target):
@@ -34,6 +34,12 @@ def test_the_whole_test_run_leaves_out_only_the_long_ones():
 def test_a_check_runs_no_test_that_needs_the_kernel():
     last = planned("check")[-1]
     assert all(f"not {mark}" in last for mark in ("kernel", "s3", "e2e", "soak"))
+
+
+def test_peers_are_installed_for_their_benchmark_alone():
+    installs = "tools.bench_peers"
+    assert any(installs in line for line in planned("bench-fs"))
+    assert not any(installs in line for target in ("setup", "test") for line in planned(target))
 
 
 def test_the_demo_measures_the_cold_start_and_writes_a_report():
