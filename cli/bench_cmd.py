@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -78,10 +78,7 @@ def cold_start(
     )
     with progress() as sink:
         result = run_cold_start(options, sink)
-    if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=2) + "\n")
-    if report is not None:
-        say(f"hotstart: the report is {write_report(result, report)}")
+    _keep(result, json_file, report, write_report)
     _show(tables(result))
 
 
@@ -120,11 +117,20 @@ def file_systems(
     )
     with progress() as sink:
         result = run_fs(options, sink)
+    _keep(result, json_file, report, write_fs_report)
+    _show(fs_tables(result))
+
+
+def _keep(
+    result: dict[str, Any],
+    json_file: Path | None,
+    report: Path | None,
+    write: Callable[[dict[str, Any], Path], Path],
+) -> None:
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=2) + "\n")
     if report is not None:
-        say(f"hotstart: the report is {write_fs_report(result, report)}")
-    _show(fs_tables(result))
+        say(f"hotstart: the report is {write(result, report)}")
 
 
 def _show(found: Sequence[Table]) -> None:
