@@ -18,6 +18,7 @@ SOURCE = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.s3,
+    pytest.mark.timeout(900),
     requires("fanotify_pre_content", "cache_file_system", "erofs_file_backed", "fuse"),
 ]
 
@@ -39,7 +40,7 @@ def bench(scratch, *workloads):
         words += ["--workload", name]
     argv = [sys.executable, "-m", "cli.main", "bench", "fs", "--quick", "--rounds", "1"]
     argv += ["--json", scratch / "result.json", "--report", report, "--scratch", scratch, *words]
-    run([str(word) for word in argv], env=dict(os.environ), cwd=SOURCE, timeout_s=280)
+    run([str(word) for word in argv], env=dict(os.environ), cwd=SOURCE, timeout_s=800)
     result = json.loads((scratch / "result.json").read_text())
     assert " bench fs --quick" in (report / "summary.md").read_text()
     assert not list(scratch.glob("hsf-*")), "the run's directory is gone"
