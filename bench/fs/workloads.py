@@ -22,7 +22,7 @@ from bench.fs import reads
 from bench.fs.file_systems import FileSystem
 from bench.fs.interpreter import Loaded
 from bench.fs.raw_client import fetch_object, s5cmd_object
-from bench.fs.source import PACKAGES, RANDOM, SEQUENTIAL, WEIGHTS
+from bench.fs.source import PACKAGES, RANDOM, SEQUENTIAL, WEIGHTS, walked
 from bench.fs.stage import Client, Scene, Stage
 from bench.samples import Sample, percentile
 
@@ -176,7 +176,9 @@ class Workloads:
             self._scene.cache.read_kept()
 
     def _walk(self, system: FileSystem, times: int = 1) -> Outcome:
-        root = self._stage.of(system).root / PACKAGES
+        source = self._scene.source
+        name = walked(source.tree) if times == 1 else PACKAGES
+        root = self._stage.of(system).root / name
         if times == 1 and system.link == "local":
             self._scene.cache.drop()
         ms, entries = reads.walk(root)
@@ -184,7 +186,7 @@ class Workloads:
             ms, entries = reads.walk(root)
         if times == 1 and system.link == "local":
             self._scene.cache.read_kept()
-        return ms, entries == self._scene.source.entries, {}
+        return ms, entries == source.entries[name], {}
 
     def _import(self, system: FileSystem, times: int = 1) -> Outcome:
         root = self._stage.of(system).root / PACKAGES
