@@ -81,7 +81,7 @@ def make_source(tree: Path, sizes: Sizes, packages: Path | None) -> Source:
 
 
 def walked(tree: Path) -> str:
-    """Return the folder of the tree that is walked cold: one package of about 1,000 entries."""
+    """Return the folder of the tree that is walked cold: one package of about 800 entries."""
     return f"{PACKAGES}/{'numpy' if (tree / PACKAGES / 'numpy').is_dir() else MODULE}"
 
 
