@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,7 +121,11 @@ class MountScale:
 
 def _memory(root: Path) -> int:
     """Return the proportional memory (PSS) of every process that serves ``root``."""
-    return sum(process.memory_full_info().pss for process in _processes(root))
+    total = 0
+    for process in _processes(root):
+        with suppress(psutil.NoSuchProcess):  # one that has just ended holds nothing
+            total += process.memory_full_info().pss
+    return total
 
 
 def _processes(root: Path) -> Iterator[psutil.Process]:

@@ -37,7 +37,7 @@ from bench.rounds import run_round
 from bench.samples import Sample
 from bench.store_access import StoreAccess
 from bench.workload.tree import PACKAGES, ensure_tree
-from hotstart.core.errors import Unsupported
+from hotstart.core.errors import HotstartError, Unsupported
 from hotstart.core.log import get_logger
 from hotstart.core.progress import Progress, ProgressSink
 from hotstart.store.chunk_table import ChunkTable
@@ -110,7 +110,10 @@ def _mounts(options: FsOptions, scratch: Path, progress: ProgressSink) -> list[S
     scale.build(progress)
     samples: list[Sample] = []
     for number in range(options.rounds):
-        samples += scale.measure(number)
+        try:
+            samples += scale.measure(number)
+        except HotstartError as err:  # an agent that does not start costs one round only
+            log.warning("mounts_not_measured", round=number, reason=str(err))
         progress.update(Progress("mounts", number + 1, options.rounds, "rounds", finished=True))
     return samples
 

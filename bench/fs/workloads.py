@@ -17,6 +17,7 @@ from pathlib import Path
 
 import obstore
 from blake3 import blake3
+from obstore.exceptions import BaseError
 
 from bench.fs import reads
 from bench.fs.file_systems import FileSystem
@@ -25,6 +26,7 @@ from bench.fs.raw_client import fetch_object, s5cmd_object
 from bench.fs.source import PACKAGES, RANDOM, SEQUENTIAL, WEIGHTS, walked
 from bench.fs.stage import Client, Scene, Stage
 from bench.samples import Sample, percentile
+from hotstart.core.errors import Unavailable
 
 PLAIN_BUCKET = "plain"
 WARM_READS = 4
@@ -41,9 +43,12 @@ class Measurement:
     run: Callable[[], Outcome]
 
     def measure(self, round_number: int) -> Sample:
-        """Do it once."""
+        """Do it once. Raises HotstartError or OSError where that fails."""
         os.sync()
-        ms, right, figures = self.run()
+        try:
+            ms, right, figures = self.run()
+        except BaseError as err:  # of the object store's client; one sample fails, not the run
+            raise Unavailable(f"{self.name}: {err}") from err
         return Sample(
             path=self.name,
             round=round_number,

@@ -1,14 +1,16 @@
 import json
 
 import pytest
+from obstore.exceptions import GenericError
 
 from bench.fs import programs
 from bench.fs.document import document
 from bench.fs.mount_scale import images_of
 from bench.fs.options import FULL, QUICK, WORKLOADS, FsOptions
 from bench.fs.report import summary, tables, write_report
+from bench.fs.workloads import Measurement
 from bench.samples import Sample
-from hotstart.core.errors import Unsupported, UserError
+from hotstart.core.errors import Unavailable, Unsupported, UserError
 
 FACTS = {
     "kernel": "6.18", "cpu": "x", "cpus": 2, "distribution": "Debian", "memory_bytes": 24 << 30,
@@ -105,3 +107,11 @@ def test_images_to_mount_span_what_is_promised():
     assert {image.files for image in images} == {10, 1000, 10_000, 100_000}
     assert (min(i.data for i in images), max(i.data for i in images)) == (10**8, 2 * 10**10)
     assert WORKLOADS[-1] == "mount"
+
+
+def test_a_request_that_the_store_refuses_fails_one_sample_and_not_the_run():
+    def refused():
+        raise GenericError("503")
+
+    with pytest.raises(Unavailable, match=r"sequential/link/raw: .*503"):
+        Measurement("sequential/link/raw", refused).measure(0)
