@@ -43,7 +43,7 @@ bench: setup ## The whole benchmark, with a report
 peers: setup ## Install the programs that `bench fs` compares with (s3fs, rclone, s5cmd)
 	@$(VENV)/python -m tools.bench_peers
 
-bench-fs: peers ## Files through the mount, beside other file systems: about 25 minutes
+bench-fs: peers ## Files through the mount, beside other file systems: half an hour or more
 	$(VENV)/hotstart bench fs --json $(REPORT)-fs.json --report $(REPORT)-fs
 
 soak: setup ## Long runs
