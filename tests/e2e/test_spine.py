@@ -256,7 +256,7 @@ def test_a_pulled_image_starts_without_its_store(hotstart, library):
 
 
 def test_warm_fetches_what_a_first_start_touched_and_no_more(hotstart, other, port):
-    assert hotstart("warm", "server:v1").status == 101  # nothing is recorded yet
+    assert hotstart("warm", "empty:v1").status == 101  # nobody can have started it
     serve(hotstart, port)
     hotstart.ok("stop", "web")
     whole = hotstart.ok("inspect", "server:v1", "--json").document
