@@ -14,7 +14,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hotstart.core.log import get_logger
@@ -36,6 +37,8 @@ class Room:
     def __init__(self, socket_path: Path | None = None) -> None:
         self._path = socket_path
         self._lock = threading.Lock()
+        self._count_lock = threading.Lock()
+        self._under_way = 0
         self._refused_s = -QUIET_S
         self._short_s = -QUIET_S
 
@@ -51,6 +54,26 @@ class Room:
         For want of space it is run again once there is some; so a second run must do no harm.
         Raises what it raises, DiskFull or DiskFullForNow.
         """
+        with self._writing(wanted) as together:
+            self._run(step, fd, wanted and together)
+
+    @contextmanager
+    def _writing(self, wanted: int) -> Iterator[int]:
+        """Count bytes as being written; yields them and those of all others that write now.
+
+        Each looks at the free space before it writes: without the others' share, many at once
+        would take the reserve.
+        """
+        with self._count_lock:
+            self._under_way += wanted
+            together = self._under_way
+        try:
+            yield together
+        finally:
+            with self._count_lock:
+                self._under_way -= wanted
+
+    def _run(self, step: Callable[[], object], fd: int, wanted: int) -> None:
         if wanted and FreeSpace.of(fd).beyond_reserve < wanted:
             self._make(fd, wanted)
         try:

@@ -105,9 +105,10 @@ def test_real_loaders_read_a_bucket_mount(node, model, scratch):
     assert not list(target.iterdir())
 
 
+@pytest.mark.soak  # needs torch, which make setup does not bring
 def test_torch_loads_a_bucket_mount(node, model, scratch):
     if importlib.util.find_spec("torch") is None:
-        pytest.skip("torch is not installed: make setup brings it where it is a CPU build")
+        pytest.skip("torch is not installed: install its CPU build into .venv")
     url, local, _client, _name = model
     target = scratch / "weights"
     target.mkdir()

@@ -137,13 +137,14 @@ def test_a_successor_that_dies_while_it_takes_over_leaves_no_wrong_byte(
         running_node(tmp_path / "node", *crash) as node,
         node.mounts.mount(image.spec, read_ahead_kib=64) as mounted,
     ):
-        readers, kills = start_readers(mounted.path, image.source), 0
+        readers, kills, chance = start_readers(mounted.path, image.source), 0, random.Random(3)
 
         def starts():
             return node.guard.status()["workers"]["fill"]["starts"]
 
         while starts() <= kills + 1 and any(reader.poll() is None for reader in readers):
             node.worker.ping()
+            time.sleep(chance.uniform(0.0, 0.12))  # readers get on, so that there is an end
             kills += node.kill_worker()
             wait_until(lambda before=kills: starts() > before)
             node.worker.ping()
