@@ -350,7 +350,7 @@ def test_a_sequential_reader_is_run_ahead_of_and_what_it_used_is_told(node, imag
         assert read_status(mounted.path / "large") == 0
         stats = device_stats(node, image)
         assert stats["prefetch_used_bytes"] > (mounted.path / "large").stat().st_size // 2
-        assert stats["demand_requests"] < stats["faults"] / 4
+        assert stats["demand_requests"] < stats["faults"] / 2  # most of them found it there
         assert stats["prefetched_bytes"] == (
             stats["prefetch_used_bytes"] + stats["prefetch_unused_bytes"]
         )
