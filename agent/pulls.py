@@ -17,15 +17,14 @@ from agent.parts import Parts
 from agent.starts import gained
 from agent.values import PullReport
 from hotstart.core.progress import Progress
-from hotstart.core.span import PAGE, Span
+from hotstart.core.span import PAGE
 from hotstart.store.bundle import NoStartBundle
-from hotstart.store.chunk_table import ChunkTable
 from hotstart.store.layers import DeviceDescriptor
 from hotstart.store.manifest import ImageManifest, Manifest, SnapshotManifest, parse_manifest
 from hotstart.store.references import ReferenceName
 from hotstart.store.stack import Store
 from hotstart.store.trace import Trace
-from hotstart.store.traces import recorded_trace
+from hotstart.store.traces import chunks_touched, recorded_trace
 from lazyfs.plans import BundlePlan, EverythingPlan, Plan, TracePlan
 from lazyfs.spec import MountSpec
 from runtime.loaded_snapshot import load_snapshot
@@ -91,17 +90,10 @@ def warm(parts: Parts, store_url: str, reference: str, call: Call) -> PullReport
 
 def stored_bytes(store: Store, devices: Sequence[DeviceDescriptor], trace: Trace) -> int:
     """Return how many bytes the chunks that a trace touches have in the store."""
-    known = {device.device_id: device for device in devices}
-    tables = [
-        ChunkTable.open(store.blobs, known[device_id]) if device_id in known else None
-        for device_id in trace.device_ids
-    ]
-    lengths: dict[tuple[int, int], int] = {}
-    for span in trace.spans:
-        table = tables[span.device]
-        pages = Span(span.first_page * PAGE, span.pages * PAGE)
-        for chunk in table.between(pages) if table is not None else ():
-            lengths[span.device, chunk.device_offset] = chunk.stored_length
+    lengths = {
+        (span.device, chunk.device_offset): chunk.stored_length
+        for span, chunk in chunks_touched(store.blobs, devices, trace)
+    }
     return sum(lengths.values())
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from hotstart.core.digest import ChunkDigest
 from hotstart.core.span import PAGE, Span
 from hotstart.store.blob_store import BlobStore
-from hotstart.store.chunk_table import Chunk, ChunkTable
+from hotstart.store.chunk_table import Chunk
 from hotstart.store.layers import DeviceDescriptor
 from hotstart.store.trace import Trace, TraceSpan, first_touches
+from hotstart.store.traces import chunks_touched
 
 MAX_STORED_BYTES = 256 << 20
 """Touched chunks are held in memory until the rest is stored; from the first on that goes beyond
@@ -51,25 +52,19 @@ class TouchedChunks:
 
         Raises what the store and the chunk tables raise.
         """
-        known = {device.device_id: device for device in devices}
-        tables = [
-            ChunkTable.open(blobs, known[device_id]) if device_id in known else None
-            for device_id in trace.device_ids
-        ]
         touches: dict[ChunkDigest, list[Touch]] = {}
         stored = 0
         is_full = False
-        for span in first_touches(trace.spans):
-            table = tables[span.device]
+        once = Trace(trace.device_ids, tuple(first_touches(trace.spans)))
+        for span, chunk in chunks_touched(blobs, devices, once):
+            if chunk.digest not in touches:
+                is_full = is_full or stored + chunk.stored_length > limit
+                if is_full:
+                    continue
+                stored += chunk.stored_length
+                touches[chunk.digest] = []
             pages = Span(span.first_page * PAGE, span.pages * PAGE)
-            for chunk in table.between(pages) if table is not None else ():
-                if chunk.digest not in touches:
-                    is_full = is_full or stored + chunk.stored_length > limit
-                    if is_full:
-                        continue
-                    stored += chunk.stored_length
-                    touches[chunk.digest] = []
-                touches[chunk.digest].append(_touch(span.at_ms, pages, chunk))
+            touches[chunk.digest].append(_touch(span.at_ms, pages, chunk))
         return cls(touches)
 
     def __contains__(self, digest: ChunkDigest) -> bool:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from hotstart.core.digest import Digest
 from hotstart.core.errors import IntegrityError, NotFound
-from hotstart.core.span import PAGE
+from hotstart.core.span import PAGE, Span
 from hotstart.store import media_types
+from hotstart.store.blob_store import BlobStore
+from hotstart.store.chunk_table import Chunk, ChunkTable
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.layers import DeviceDescriptor
 from hotstart.store.references import ReferenceChanged, ReferenceName
 from hotstart.store.stack import Store
-from hotstart.store.trace import MAX_SPANS, Trace, merge
+from hotstart.store.trace import MAX_SPANS, Trace, TraceSpan, merge
 
 _SWAPS = 8
 
@@ -74,6 +76,25 @@ def add_trace(
         else:
             return union
     raise AssertionError("the last attempt returns or raises")
+
+
+def chunks_touched(
+    blobs: BlobStore, devices: Iterable[DeviceDescriptor], trace: Trace
+) -> Iterator[tuple[TraceSpan, Chunk]]:
+    """Yield each span with each chunk that it touches; spans of other devices are left out.
+
+    Raises what the store and the chunk tables raise.
+    """
+    known = {device.device_id: device for device in devices}
+    tables = [
+        ChunkTable.open(blobs, known[device_id]) if device_id in known else None
+        for device_id in trace.device_ids
+    ]
+    for span in trace.spans:
+        table = tables[span.device]
+        pages = Span(span.first_page * PAGE, span.pages * PAGE)
+        for chunk in table.between(pages) if table is not None else ():
+            yield span, chunk
 
 
 def _within(trace: Trace, devices: Sequence[DeviceDescriptor]) -> Trace:
