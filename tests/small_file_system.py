@@ -1,9 +1,9 @@
 """A real ext4 file system of 64 MiB, for tests of full disks and of caches that must stay small."""
 
 import contextlib
+import errno
 import fcntl
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from hotstart.core.run import run
 from hotstart.kernel.mounts import mount, unmount
 from tests.leftovers import detach_loop
+from tests.waiting import wait_until
 
 SIZE_BYTES = 64 << 20
 LOOP_CTL_GET_FREE = 0x4C82  # <linux/loop.h>
@@ -58,13 +59,14 @@ def small_file_system(tmp_path):
 
 def _unmount_when_idle(target):
     """A keeper that was told to end may hold its directory for a moment more."""
-    deadline = time.monotonic() + 10
-    while True:
+
+    def unmounted():
         try:
             unmount(target)
         except OSError as err:
-            if err.errno != 16 or time.monotonic() > deadline:  # EBUSY
+            if err.errno != errno.EBUSY:
                 raise
-            time.sleep(0.01)
-        else:
-            return
+            return False
+        return True
+
+    wait_until(unmounted, f"the end of the use of {target}")

@@ -1,7 +1,6 @@
 """A small node that keeps what it was asked and answers from memory. No kernel, no processes."""
 
 import threading
-import time
 
 from agent.values import (
     AgentStatus,
@@ -56,11 +55,12 @@ class FakeNode:
     def run(self, store_url, reference, *, spec, no_snapshot, background_fill, call):
         self.asked.append(("run", store_url, reference, spec, no_snapshot, background_fill))
         if reference == "slow:v1":
+            gone = threading.Event()
+            call.on_cancel(gone.set)
             self.begun.set()
             try:
-                while True:
-                    call.check()
-                    time.sleep(0.005)
+                assert gone.wait(20), "nobody cancelled it"
+                call.check()
             finally:
                 self.undone.set()
         if spec.name in self.running:

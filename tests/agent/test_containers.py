@@ -110,6 +110,8 @@ def test_a_cancelled_call_whose_start_cannot_be_killed_hears_nothing_of_it(node)
 
     node.kill = kill
     start_and(node, lambda start: start.kill())
+    assert node.containers.views() == []
+    assert node.state.containers() == {}
 
 
 def test_a_name_is_taken_until_its_start_is_undone(node, monkeypatch):

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import page_cache
 from bench.cold_start import document, fetched_shares
 from bench.cold_start_options import ORDER, ColdStartOptions
 from bench.extras import alternate, largest_files
@@ -100,11 +101,14 @@ def test_what_others_need_is_read_again_even_after_a_failure():
     assert cache.read == 1
 
 
-def test_kept_files_and_trees_are_read(tmp_path):
+def test_kept_files_and_trees_are_read(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(page_cache, "read_file", lambda path: read.append(path) or 1)
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree/a").write_bytes(b"a")
     (tmp_path / "file").write_bytes(b"b")
     PageCache([tmp_path / "tree", tmp_path / "file", tmp_path / "missing"]).read_kept()
+    assert read == [tmp_path / "tree/a", tmp_path / "file"]
 
 
 def test_two_sides_are_warmed_up_and_take_turns():

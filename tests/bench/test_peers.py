@@ -3,7 +3,6 @@
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from bench.question import Question
 from hotstart.kernel.cgroup import Group
 from hotstart.kernel.mounts import mounts_below
 from snapshotter.criu import INSTALLED
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -97,7 +97,7 @@ def test_an_interrupt_ends_the_container_before_the_stage_goes(scratch):
 
 def interrupt_when_running(scratch):
     """Send SIGINT to the main thread once runc knows the container."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and not list(scratch.glob("peer-*/runc/*/state.json")):
-        time.sleep(0.01)
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    try:
+        wait_until(lambda: list(scratch.glob("peer-*/runc/*/state.json")), "the container")
+    finally:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)

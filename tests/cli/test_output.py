@@ -60,6 +60,8 @@ def test_bars_take_every_kind_of_event():
         bars.update(Progress("pull", 1, None))
         bars.update(Progress("pull", 2, 2, finished=True))
         bars.update(Progress("rehearse", 1, 2, "requests"))
+        shown = [(bar.description, bar.completed, bar.total) for bar in bars._bars.tasks]
+    assert shown == [("pull", 2, 2), ("rehearse", 1, 2)]
 
 
 def test_plain_lines_where_there_is_no_terminal(capsys):

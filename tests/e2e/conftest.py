@@ -9,7 +9,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.runtime.small_image import make_tree
+from tests.waiting import wait_until
 
 SOURCE = Path(__file__).parents[2]
 COMMAND_TIMEOUT_S = float(os.environ.get("COMMAND_TIMEOUT_S", "90"))
@@ -25,6 +25,7 @@ MAIN = """import signal, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 exec(open("/app/server.py").read())
 """
+eventually = wait_until
 SLEEP = ("/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done")
 """A program that ends when it is asked to: the first process of a container must say so itself."""
 
@@ -186,12 +187,3 @@ def answers(port):
             return True
     except OSError:
         return False
-
-
-def eventually(holds, what, timeout_s=20):
-    """Poll until ``holds`` returns something true, and return it."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := holds()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {timeout_s} s"
-        time.sleep(0.02)
-    return found

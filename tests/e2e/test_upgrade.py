@@ -27,7 +27,7 @@ for page in pages:
         if os.read(0, 1) == b"":
             os.set_blocking(0, True)  # told to go on as fast as it can
     except BlockingIOError:
-        time.sleep(0.002)
+        time.sleep(0.002)  # a reader that does something with what it reads
 """
 
 

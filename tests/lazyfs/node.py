@@ -4,7 +4,6 @@ import contextlib
 import os
 import random
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,17 +21,7 @@ from lazyfs.keeper_guard import KeeperGuard, module_command
 from lazyfs.served_devices import FANOTIFY
 from lazyfs.spec import MountSpec
 from tests.requires import found
-
-
-def wait_until(what, timeout_s=20.0):
-    """Poll with a deadline; return the first true result."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        result = what()
-        if result:
-            return result
-        time.sleep(0.005)
-    raise AssertionError("it did not come about in time")
+from tests.waiting import wait_until as wait_until
 
 
 def make_tree(root: Path, *, megabytes: int, seed: int = 7) -> Path:

@@ -100,7 +100,7 @@ def workers(path, answers, under_way_s):
                 return
             with client, client.makefile("rb") as lines:
                 lines.readline()
-                time.sleep(under_way_s)
+                time.sleep(under_way_s)  # a request that takes its time
                 client.sendall(answer)
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:

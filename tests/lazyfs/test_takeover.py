@@ -78,7 +78,7 @@ def read_under_kills(node, image, kills, seed):
         readers = start_readers(mounted.path, image.source)
         while done < kills and any(reader.poll() is None for reader in readers):
             node.worker.ping()  # one that is killed before it serves shows nothing
-            time.sleep(chance.uniform(0.0, 0.12))
+            time.sleep(chance.uniform(0.0, 0.12))  # dies at any moment
             done += node.kill_worker()
         return finish(readers), done
 

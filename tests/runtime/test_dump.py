@@ -1,6 +1,5 @@
 """A container as Hotstart makes them can be dumped and restored, by runc and CRIU alone."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -61,10 +60,7 @@ def _make_ready_for_restore(directory, runc):
 
 
 def _await_answer(network):
-    def ask():
-        deadline = time.monotonic() + 20
-        while (wrong := TcpProbe(8000)(1.0)) is not None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return wrong
+    def answers():
+        return TcpProbe(8000)(1.0) is None
 
-    assert call_in_network(network.path, ask) is None
+    wait_for(lambda: call_in_network(network.path, answers), "an answer")

@@ -44,9 +44,15 @@ def test_damaged_lines_are_left_out(text):
     assert parse_line(text.encode()) is None
 
 
-@given(st.binary())
-def test_no_line_breaks_the_reader(line):
-    parse_line(line)
+@given(st.binary(max_size=40), st.integers(0, 60))
+def test_a_line_of_any_bytes_is_read_or_left_out(noise, at):
+    """Noise alone, and in the place of a part of a good line."""
+    good = f"{_STAMP} stdout F text".encode()
+    for line in (noise, good[:at] + noise + good[at + len(noise) :]):
+        read = parse_line(line)
+        assert read is None or (
+            read.stream in ("stdout", "stderr") and line.endswith(read.data.removesuffix(b"\n"))
+        )
 
 
 def test_pieces_are_read_in_the_order_they_were_written(directory):

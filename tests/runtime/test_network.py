@@ -3,9 +3,9 @@
 import contextlib
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -249,13 +249,21 @@ def test_many_at_once_get_one_each(pool):
         pool.release(network)
 
 
+def _let_it_work(pool):
+    """Wait until the pool's thread has done all it was given, and looks for the next thing."""
+    done = threading.Event()
+    pool._jobs.put(done.set)
+    assert done.wait(20)
+
+
 def test_no_spare_is_made_while_whoever_took_one_is_starting(tmp_path, monkeypatch):
     monkeypatch.setattr(network_module, "_CALM_S", 3600)
     pool = NetworkPool(tmp_path, spare=1)
     try:
         wait_for(lambda: pool._ready, "the first spare")
         taken = pool.acquire()
-        time.sleep(0.2)
+        _let_it_work(pool)
+        assert pool._until_refill() > 3000
         assert not pool._ready
         pool.release(taken)
     finally:
@@ -276,17 +284,20 @@ def test_networks_are_destroyed_while_no_spare_is_made(tmp_path, monkeypatch):
 
 
 def test_the_calm_is_one_for_all_and_counts_from_the_last(tmp_path, monkeypatch):
-    monkeypatch.setattr(network_module, "_CALM_S", 0.5)
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(network_module, "time", clock)
+    monkeypatch.setattr(network_module, "_CALM_S", 500.0)
     pool = NetworkPool(tmp_path, spare=3)
     try:
         wait_for(lambda: len(pool._ready) == 3, "the first spares")
         for _ in range(3):
             pool.acquire()
-            time.sleep(0.3)
-        assert not pool._ready
-        began = time.monotonic()
-        wait_for(lambda: len(pool._ready) == 3, "three spares")
-        assert time.monotonic() - began < 1.2  # three calms would be 1.5 s
+            clock.now += 300
+        _let_it_work(pool)
+        assert not pool._ready, "500 s since the first, not since the last"
+        clock.now += 200
+        _let_it_work(pool)
+        wait_for(lambda: len(pool._ready) == 3, "three spares after one calm")
     finally:
         pool.close(remove=True)
 
@@ -305,7 +316,8 @@ def test_a_spare_that_cannot_be_made_is_not_tried_over_and_over(tmp_path, monkey
         monkeypatch.setattr(pool._plumber, "build", build)
         pool.acquire()
         wait_for(lambda: tries, "the try")
-        time.sleep(0.2)
+        _let_it_work(pool)
+        assert pool._until_refill() is None
         assert len(tries) == 1
     finally:
         pool.close(remove=True)

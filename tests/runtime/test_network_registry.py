@@ -74,13 +74,16 @@ def test_claims_of_roots_that_are_gone_count_for_nothing(registry_of, tmp_path):
 
 def test_claims_of_an_earlier_boot_count_for_nothing(registry_of, tmp_path):
     first = registry_of("a")
-    first.claim_subnet(list)
+    subnet = first.claim_subnet(list)
     first.claim_ports([("127.0.0.1", 80)])
     file = tmp_path / "run" / "network.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "boot": "another"}))
     second = registry_of("b")
-    second.claim_subnet(list)
+    assert second.claim_subnet(list) == subnet
     second.claim_ports([("127.0.0.1", 80)])
+    assert first.claim_subnet(list) != subnet
+    with pytest.raises(PortInUse):
+        first.claim_ports([("127.0.0.1", 80)])
 
 
 def test_only_kept_ports_survive_an_agent(registry_of):

@@ -106,10 +106,9 @@ def test_end_while_the_probe_waits_for_an_answer_is_noticed(start):
 
 @pytest.mark.kernel
 def test_a_program_that_is_not_there_is_named_at_once(start):
-    began = time.monotonic()
-    with start("exec sleep 60") as container, pytest.raises(NotReady, match="NOSUCH"):
+    with start("exec sleep 60") as container, pytest.raises(NotReady, match="NOSUCH") as caught:
         wait_ready(container.directory, container.network, "exec:NOSUCH", 60)
-    assert time.monotonic() - began < 30
+    assert "no success in" not in str(caught.value), "the limit was waited for"
 
 
 @pytest.mark.kernel
@@ -124,6 +123,7 @@ def test_a_program_that_cannot_be_begun_this_time_is_tried_again(start, monkeypa
     monkeypatch.setattr(readiness, "execute", execute_in_the_end)
     with start("exec sleep 60") as container:
         wait_ready(container.directory, container.network, "exec:sh -c 'exit 0'", 20)
+    assert next(tries, None) is None
 
 
 def test_a_try_cut_short_by_the_limit_does_not_hide_what_the_one_before_it_said():
@@ -132,7 +132,7 @@ def test_a_try_cut_short_by_the_limit_does_not_hide_what_the_one_before_it_said(
     def attempt(_):
         said = next(answers)
         if "137" in said:
-            time.sleep(0.1)
+            time.sleep(0.1)  # the program takes all the time there is
         return said
 
     reason = readiness._poll(attempt, ProcessIdentity.of(os.getpid()), 0.1, 0.01)

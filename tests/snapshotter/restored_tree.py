@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -13,20 +12,17 @@ from hotstart.kernel.keeper_client import KeeperClient, KeeperGone
 from snapshotter.dump_directory import DumpDirectory
 from snapshotter.page_client import PageClient
 from snapshotter.session_spec import MemoryFileSpec, SessionSpec
+from tests.waiting import wait_until
 
 TORTURE = Path(__file__).with_name("torture.py")
 CRIU = "/opt/hotstart/criu/bin/criu"
 PYTHON = "/usr/bin/python3"
-WAIT_S = 60.0
 PR_SET_CHILD_SUBREAPER = 36
 
 
-def wait_for(condition, what, timeout_s=WAIT_S):
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
-        time.sleep(0.003)
-    return value
+def wait_for(condition, what, timeout_s=60.0):
+    """As ``wait_until``, with the time that a restore may take on a busy machine."""
+    return wait_until(condition, what, timeout_s)
 
 
 @contextmanager

@@ -50,9 +50,11 @@ def test_older_dumps_count_pages_in_another_field():
 
 @settings(derandomize=True, max_examples=300)
 @given(st.one_of(st.binary(max_size=80), st.binary(max_size=80).map(lambda tail: MAGIC + tail)))
-def test_any_bytes_raise_nothing_but_dump_invalid(content):
+def test_any_bytes_are_runs_that_lie_end_to_end_or_dump_invalid(content):
     with suppress(DumpInvalid):
-        parse_pagemap(content, "x")
+        _, runs = parse_pagemap(content, "x")
+        ends = [run.offset + run.pages * 4096 for run in runs]
+        assert [run.offset for run in runs] == [0, *ends][: len(runs)]
 
 
 @settings(derandomize=True, max_examples=60)

@@ -1,6 +1,7 @@
 """Golden requests: strict files, and comparisons that say what differs."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -89,11 +90,20 @@ def test_a_missing_request_file_is_a_sentence(tmp_path):
 
 @given(st.binary(max_size=200))
 @settings(derandomize=True, max_examples=200)
-def test_arbitrary_bytes_raise_nothing_but_golden_invalid(content):
-    try:
+def test_arbitrary_bytes_are_refused(content):
+    with pytest.raises(GoldenInvalid):
         parse(content, "x")
-    except GoldenInvalid:
-        return
+
+
+@given(st.binary(max_size=8), st.integers(0, 50))
+@settings(derandomize=True, max_examples=200)
+def test_a_damaged_request_file_is_refused_or_a_request_that_can_be_sent(noise, at):
+    good = b'{"port": 8000, "path": "/a", "headers": {"A": "b"}}'
+    with suppress(GoldenInvalid):
+        request = parse(good[:at] + noise + good[at + len(noise) :], "x")
+        assert 1 <= request.port <= 65535
+        assert request.path.startswith("/")
+        assert not any("\n" in text for pair in request.headers.items() for text in pair)
 
 
 def test_exact_answers_compare_byte_by_byte_and_name_the_first_difference():

@@ -87,7 +87,7 @@ def test_killed_workers_cost_no_byte(tree, workers, tmp_path):
         if pid:
             os.kill(pid, signal.SIGKILL)
             kills += 1
-        time.sleep(chance.uniform(0.02, 0.12))
+        time.sleep(chance.uniform(0.02, 0.12))  # dies at any moment
     assert kills
     wait_for(lambda: tree.result.exists() or not alive(tree.pid), "end of the torture program")
     # The one window that is not covered must end in a kill with its reason, never in zeros.

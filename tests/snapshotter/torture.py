@@ -107,7 +107,7 @@ def main():
     torture = Torture(seed)
     open(result + ".ready", "w").close()
     while not os.path.exists(result + ".go"):
-        time.sleep(0.005)
+        time.sleep(0.005)  # frozen and restored here, and alone: no other module is to be had
     doings = (torture.forward, torture.rewrite, torture.move, torture.unmap, torture.fork)
     threads = [threading.Thread(target=doing) for doing in doings]
     for thread in threads:

@@ -1,5 +1,6 @@
 """No bytes make a parser raise anything but its own errors; what it takes, it gives back."""
 
+import contextlib
 import json
 import random
 
@@ -48,6 +49,8 @@ FORMATS = {
         lambda: encode_reference(NAME, Descriptor.of("a/b", b"x")),
     ),
 }
+# A zstd frame has bits without meaning, and the head of a ready map a digest of its body.
+MEANINGLESS_BITS = ("chunk table", "trace", "bundle index", "ready map")
 every_format = pytest.mark.parametrize("name", FORMATS)
 
 
@@ -69,10 +72,10 @@ def test_a_damaged_document_raises_only_its_own_errors(name, seed):
     for _ in range(source.randint(1, 4)):
         content[source.randrange(len(content))] = source.randrange(256)
     cut = source.choice((len(content), source.randrange(len(content))))
-    try:
-        parse(bytes(content[:cut]))
-    except OWN:
-        return
+    damaged = bytes(content[:cut])
+    with contextlib.suppress(OWN):
+        value = parse(damaged)
+        assert value != parse(make()) or damaged == make() or name in MEANINGLESS_BITS
 
 
 @every_format
@@ -86,8 +89,7 @@ def test_every_flipped_byte_raises_only_own_errors_or_is_another_value(name):
             value = parse(bytes(flipped))
         except OWN:
             continue
-        # A zstd frame has bits without meaning, and the head of a ready map a digest of its body.
-        if name not in ("chunk table", "trace", "bundle index", "ready map"):
+        if name not in MEANINGLESS_BITS:
             assert value != parse(content), f"byte {position} means nothing"
 
 

@@ -141,10 +141,12 @@ def test_what_these_credentials_may_not_do_is_not_tried_with_others(credentials_
     ids=["head", "put"],
 )
 def test_every_request_gets_newer_credentials(credentials_file, ask, good):
-    with answering(Answer(403), good) as (endpoint, _):
+    with answering(Answer(403), good) as (endpoint, requests):
         store = opened(endpoint)
         credentials_file("second")
         ask(store)
+    refused, answered = requests
+    assert answered == refused
 
 
 @pytest.mark.parametrize(
