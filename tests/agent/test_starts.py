@@ -80,28 +80,24 @@ def notices(call):
     return [event for event in call.events() if isinstance(event, str)]
 
 
-def test_a_run_starts_cold_when_the_snapshot_does_not_fit_its_memory_limit_and_says_so(starter):
-    call = LongCall()
-    spec = ContainerSpec(name="web", memory_bytes=32 << 20, cpus=1.0)
+def run_cold(starter, call, **limits):
+    spec = ContainerSpec(name="web", **limits)
     with pytest.raises(StartedCold):
         starter.run(
             "file:///s", "app:v1", spec=spec, no_snapshot=False, background_fill=False, call=call
         )
+
+
+def test_a_run_starts_cold_when_the_snapshot_does_not_fit_its_memory_limit_and_says_so(starter):
+    call = LongCall()
+    run_cold(starter, call, memory_bytes=32 << 20, cpus=1.0)
     (notice,) = notices(call)
     assert notice.startswith("app:v1: starts cold: the snapshot of app:v1: its processes need 64")
 
 
 def test_a_run_gets_no_limit_that_it_did_not_ask_for(starter):
     call = LongCall()
-    with pytest.raises(StartedCold):
-        starter.run(
-            "file:///s",
-            "app:v1",
-            spec=ContainerSpec(name="web"),
-            no_snapshot=False,
-            background_fill=False,
-            call=call,
-        )
+    run_cold(starter, call)
     (notice,) = notices(call)
     assert "it was captured with --cpus, and this start asks for no such limit" in notice
 

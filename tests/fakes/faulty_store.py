@@ -44,9 +44,7 @@ class _Script:
         return result
 
 
-class FaultyBlobs:
-    """Blobs that fail by script."""
-
+class _Faulty:
     def __init__(self, inner, script):
         self.inner = inner
         self.url = inner.url
@@ -55,6 +53,10 @@ class FaultyBlobs:
     @property
     def calls(self):
         return self._script.calls
+
+
+class FaultyBlobs(_Faulty):
+    """Blobs that fail by script."""
 
     def read(self, digest, span=None):
         return self._script.run(lambda: self.inner.read(digest, span), reads=True)
@@ -75,17 +77,8 @@ class FaultyBlobs:
         return self._script.run(lambda: iter(list(self.inner.digests())))
 
 
-class FaultyReferences:
+class FaultyReferences(_Faulty):
     """References that fail by script."""
-
-    def __init__(self, inner, script):
-        self.inner = inner
-        self.url = inner.url
-        self._script = _Script(script, inner.url)
-
-    @property
-    def calls(self):
-        return self._script.calls
 
     def get(self, name):
         return self._script.run(lambda: self.inner.get(name))

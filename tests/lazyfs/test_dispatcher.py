@@ -16,15 +16,10 @@ from lazyfs.fanotify_filler import DeviceSet, Dispatcher
 from lazyfs.fault import Fault
 from lazyfs.journal import create_journal
 from tests.lazyfs.node import wait_until
-from tests.lazyfs.small_device import HeldBlobs, Reader, SmallDevice, expected
+from tests.lazyfs.small_device import HeldBlobs, Reader, expected
 
 pytestmark = [pytest.mark.kernel]
 SLOTS = 2
-
-
-@pytest.fixture
-def small(tmp_path):
-    return SmallDevice(tmp_path)
 
 
 @contextlib.contextmanager

@@ -21,18 +21,12 @@ from tests.lazyfs.small_device import (
     HOLE,
     HeldBlobs,
     Reader,
-    SmallDevice,
     arrived,
     expected,
     held,
     prefetch,
     reads_of,
 )
-
-
-@pytest.fixture
-def small(tmp_path):
-    return SmallDevice(tmp_path)
 
 
 def test_a_fault_is_answered_when_its_bytes_are_there(small):

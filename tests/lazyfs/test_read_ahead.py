@@ -18,7 +18,6 @@ from tests.lazyfs.small_device import (
     CHUNKS,
     HeldBlobs,
     Reader,
-    SmallDevice,
     arrived,
     expected,
     held,
@@ -27,10 +26,9 @@ from tests.lazyfs.small_device import (
 )
 
 
-@pytest.fixture
-def small(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def soon_proven(monkeypatch):
     monkeypatch.setattr(streams, "PROVEN_BYTES", 3 * CHUNK_PAGES * PAGE)
-    return SmallDevice(tmp_path)
 
 
 def read(engine, device, first, pages):

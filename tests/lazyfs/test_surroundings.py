@@ -18,7 +18,6 @@ from tests.lazyfs.small_device import (
     CHUNK_PAGES,
     HeldBlobs,
     Reader,
-    SmallDevice,
     arrived,
     expected,
     held,
@@ -29,11 +28,6 @@ from tests.lazyfs.small_device import (
 TASKS_A_REQUEST = 5
 IN_SECOND_PACK = 16 * CHUNK_PAGES
 """A page whose chunk the first pack has no room for."""
-
-
-@pytest.fixture
-def small(tmp_path):
-    return SmallDevice(tmp_path)
 
 
 @pytest.fixture

@@ -15,11 +15,6 @@ SIZES = pytest.mark.parametrize("whole_bytes", [0, table_reader.WHOLE_BYTES])
 
 
 @pytest.fixture
-def small(tmp_path):
-    return SmallDevice(tmp_path)
-
-
-@pytest.fixture
 def verified(tmp_path):
     return tmp_path / "x.verified"
 

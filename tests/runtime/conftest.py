@@ -13,6 +13,7 @@ from runtime.container_spec import ContainerSpec
 from runtime.links import root_id
 from runtime.network import NetworkPool
 from tests.runtime.small_container import make_rootfs, started
+from tests.runtime.small_image import SmallNode
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,14 @@ def pool(container_root):
     pool = NetworkPool(container_root, spare=0)
     yield pool
     pool.close(remove=True)
+
+
+@pytest.fixture(scope="module")
+def small_node(tmp_path_factory):
+    """The parts of an agent, for the tests of one module."""
+    node = SmallNode(tmp_path_factory.mktemp("node"))
+    yield node
+    node.close()
 
 
 @pytest.fixture(scope="session")

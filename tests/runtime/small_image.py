@@ -41,6 +41,7 @@ from tests.fakes.local_images import LocalImages, StoreFill
 from tests.snapshotter.restored_tree import CRIU, keeper_with_page_worker, wait_for
 
 PORT = 8000
+GOLDEN = {"path": "/", "port": PORT, "expect": {"mode": "json"}}
 PYTHON = Path("/usr/bin/python3")
 SERVER = """
 import http.server, json, os, socket, sys, time

@@ -17,22 +17,18 @@ from runtime.container_spec import Volume
 from runtime.rehearsal import Rehearsal, RehearsalFailed
 from runtime.runc import Runc
 from tests.requires import requires
-from tests.runtime.small_image import PORT, SmallNode, wait_for
+from tests.runtime.small_image import GOLDEN, wait_for
 
 pytestmark = [pytest.mark.kernel, requires("criu")]
 
-GOLDEN = {"path": "/", "port": PORT, "expect": {"mode": "json"}}
+
+@pytest.fixture(scope="module")
+def node(small_node):
+    return small_node
 
 
 class Injected(Exception):
     """What every failing step raises: no error that anybody could expect."""
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory):
-    node = SmallNode(tmp_path_factory.mktemp("node"))
-    yield node
-    node.close()
 
 
 @pytest.fixture(scope="module")

@@ -28,9 +28,7 @@ from runtime.runc import NotRunning, Runc, RuncFailed
 from runtime.thaw import RestoreFailed
 from snapshotter.criu_order import Order
 from tests.requires import requires
-from tests.runtime.small_image import PORT, SmallNode
-
-GOLDEN = {"path": "/", "port": PORT, "expect": {"mode": "json"}}
+from tests.runtime.small_image import GOLDEN
 
 
 def resources(**fields):
@@ -57,12 +55,10 @@ def test_a_limit_that_only_runc_knows_is_not_left_out():
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory):
-    node = SmallNode(tmp_path_factory.mktemp("node"))
-    with node.container("frozen") as container:
+def node(small_node):
+    with small_node.container("frozen") as container:
         container.capture("warm", GOLDEN)
-    yield node
-    node.close()
+    return small_node
 
 
 def group_of(container):

@@ -21,18 +21,14 @@ from runtime.container_spec import Volume
 from runtime.rehearsal import RehearsalFailed
 from runtime.restore import RestoreRefused
 from tests.requires import found, requires
-from tests.runtime.small_image import PORT, SmallNode, wait_for
+from tests.runtime.small_image import GOLDEN, PORT, SmallNode, wait_for
 
 pytestmark = [pytest.mark.kernel, requires("criu")]
 
-GOLDEN = {"path": "/", "port": PORT, "expect": {"mode": "json"}}
-
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory):
-    node = SmallNode(tmp_path_factory.mktemp("node"))
-    yield node
-    node.close()
+def node(small_node):
+    return small_node
 
 
 @pytest.fixture(scope="module")
