@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cli import build_cmd
 from cli import main as cli_main
 from cli.settings import Settings
 from cli.stored import load
@@ -18,7 +19,10 @@ from hotstart.store.ready_map import ReadyMap
 from hotstart.store.references import ReferenceName
 from hotstart.store.stack import open_store
 from hotstart.store.trace import Trace, TraceSpan
+from image_builder.build import build
 from tests.fakes.built_images import bring_home
+from tests.fakes.memory_store import memory_store
+from tests.image_builder.last_pack import without_its_last_pack
 
 
 @pytest.fixture
@@ -68,6 +72,26 @@ def test_build_prints_the_digest_and_inspect_finds_it(call, built):
     assert (status, document["digest"], document["kind"]) == (0, built, "image")
     assert document["config"]["config"]["Cmd"] == ["/bin/app", ""]
     assert document["devices"][0]["chunks"] > 0
+
+
+def test_a_build_whose_last_pack_finds_no_room_says_so_and_names_nothing(
+    call, tree, tmp_path, monkeypatch
+):
+    manifest = build(str(tree), memory_store(), reference="a:1").manifest
+    usual = build_cmd.open_store
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            build_cmd, "open_store", lambda url: without_its_last_pack(usual(url), manifest)
+        )
+        status, out, err = call("build", str(tree), "-t", "team/app:v1")
+    assert (status, out) == (100, "")
+    sentence = err.strip().splitlines()[-1]
+    assert "no space left in the store" in sentence
+    assert "team/app" not in call("images")[1]
+    store = tmp_path / "root" / "store"
+    assert list((store / "staging").iterdir()) == list((store / "leases").iterdir()) == []
+    assert call("build", str(tree), "-t", "team/app:v1")[0] == 0
+    assert call("verify")[0] == 0
 
 
 def test_the_same_tree_has_the_same_digest(call, built, tree):

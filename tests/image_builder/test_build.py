@@ -7,8 +7,10 @@ import threading
 import pytest
 
 from hotstart.core.errors import UserError
-from hotstart.store.blob_store import StoreUnavailable
+from hotstart.store.blob_store import StoreFull, StoreUnavailable
 from hotstart.store.leased import leased
+from hotstart.store.packs import PackWriter
+from hotstart.store.publishing import current
 from hotstart.store.references import ReferenceName
 from image_builder import segments
 from image_builder.build import build, publish
@@ -20,6 +22,7 @@ from image_builder.options import BuildOptions
 from image_builder.segments import GROUP_LIMIT, PIECE, BufferPool
 from tests.fakes.faulty_store import FaultyBlobs
 from tests.fakes.memory_store import memory_store
+from tests.image_builder.last_pack import without_its_last_pack
 
 
 def make_tree(root, seed=1, files=400):
@@ -133,6 +136,25 @@ def test_a_build_that_fails_leaves_the_reference_as_it_was(tmp_path, script):
     with pytest.raises(StoreUnavailable):
         build(str(tree), faulty, reference="a:1")
     assert store.references.get(ReferenceName.parse("a:1")).target.digest == before.digest
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["new", "moved"])
+def test_a_build_whose_last_pack_is_not_stored_publishes_nothing(tmp_path, monkeypatch, is_there):
+    """Packs are named before they are stored: table and bootstrap are there, the pack is not."""
+    monkeypatch.setitem(PackWriter.__init__.__kwdefaults__, "target_size", PIECE)
+    tree, name, store = make_tree(tmp_path / "tree"), ReferenceName.parse("a:1"), memory_store()
+    whole = build(str(tree), memory_store(), reference="a:1")
+    assert len(whole.manifest.devices[0].packs) > 3
+    if is_there:
+        build(str(make_tree(tmp_path / "other", seed=2, files=3)), store, reference="a:1")
+    before = current(store, name)
+    with pytest.raises(StoreFull):
+        build(str(tree), without_its_last_pack(store, whole.manifest), reference="a:1")
+    assert current(store, name) == before
+    assert list(store.references.names()) == [name] * is_there
+    assert store.leases.entries() == []
+    assert not store.blobs.has(whole.descriptor.digest), "a manifest of what is not there"
+    assert build(str(tree), store, reference="a:1").descriptor == whole.descriptor
 
 
 def test_racing_builds_of_one_name_end_with_one_of_them(tmp_path):
