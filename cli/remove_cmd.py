@@ -6,11 +6,13 @@ A name that is a container of this root means the container; everything else is 
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import click
 
 from cli.agents import open_known_agent
 from cli.command import HotstartCommand
-from cli.output import show, show_json
+from cli.output import say, show, show_json
 from cli.settings import Settings
 from hotstart.core.errors import Conflict, NotFound
 from hotstart.store.publishing import retire
@@ -19,6 +21,7 @@ from hotstart.store.references import (
     ReferenceName,
     ReferenceNameInvalid,
     ReferenceNotFound,
+    ReferenceUnreadable,
 )
 from hotstart.store.stack import open_store
 
@@ -48,11 +51,16 @@ def remove(settings: Settings, name: str, what: str | None) -> None:
 def _remove_reference(settings: Settings, name: str, *, anything: bool) -> None:
     """Remove a reference, and what lets a run find the stateless snapshot that it named.
 
+    One that cannot be read is removed too, unless somebody has replaced it meanwhile.
     ``anything``: the caller did not say that it is a reference, so it might have been a container.
     """
     store = open_store(settings.store_url, create=False)
     try:
         reference = store.references.get(ReferenceName.parse(name))
+    except ReferenceUnreadable as err:
+        store.references.remove(err.name, err.version)
+        say(f"hotstart: {err}; it is removed, and nobody knows what it named")
+        return
     except ReferenceNotFound as err:
         if not anything:
             raise
@@ -64,9 +72,10 @@ def _remove_reference(settings: Settings, name: str, *, anything: bool) -> None:
     store.references.remove(reference.name, reference.version)
     for other in store.references.names():
         if other.repository.startswith(SNAPSHOT_PREFIX):
-            hidden = store.references.get(other)
-            if hidden.target.digest == reference.target.digest:
-                store.references.remove(other, hidden.version)
+            with suppress(NotFound, ReferenceUnreadable):
+                hidden = store.references.get(other)
+                if hidden.target.digest == reference.target.digest:
+                    store.references.remove(other, hidden.version)
 
 
 def _kind(settings: Settings, name: str) -> str:
@@ -87,6 +96,8 @@ def _is_reference(settings: Settings, name: str) -> bool:
         store.references.get(ReferenceName.parse(name))
     except (NotFound, ReferenceNameInvalid):
         return False
+    except ReferenceUnreadable:
+        pass  # it is there all the same
     return True
 
 

@@ -45,8 +45,8 @@ from hotstart.store.references import (
     ReferenceName,
     ReferenceNameInvalid,
     ReferenceNotFound,
-    decode_reference,
     encode_reference,
+    read_reference,
 )
 
 _DIRECT_BYTES = 1 << 20
@@ -362,7 +362,7 @@ class DirectoryReferences:
             content = self._path(name).read_bytes()
         except (FileNotFoundError, NotADirectoryError) as err:
             raise ReferenceNotFound(self.url, name) from err
-        return Reference(name, decode_reference(content, name), str(Digest.of(content)))
+        return read_reference(self.url, name, content, str(Digest.of(content)))
 
     def _version(self, name: ReferenceName) -> str | None:
         # The version alone: a document that cannot be parsed can still be replaced or removed.

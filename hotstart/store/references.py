@@ -17,9 +17,9 @@ from typing import Protocol
 
 from hotstart.core import canonical_json
 from hotstart.core.digest import Digest
-from hotstart.core.errors import Conflict, NotFound, UserError
+from hotstart.core.errors import Conflict, IntegrityError, NotFound, UserError
 from hotstart.store.descriptor import Descriptor
-from hotstart.store.format_errors import FormatInvalid, check_version
+from hotstart.store.format_errors import FormatInvalid, FormatVersionUnknown, check_version
 from hotstart.store.json_document import parse_object
 
 VERSION = 1
@@ -65,6 +65,20 @@ class ReferenceInvalid(FormatInvalid):
     """A stored reference is not a reference document."""
 
     format_name = "reference"
+
+
+class ReferenceUnreadable(IntegrityError):
+    """What is stored as a reference is no document that this program reads.
+
+    ``version`` is the one that removing it takes.
+    """
+
+    def __init__(self, store_url: str, name: ReferenceName, version: str, reason: object) -> None:
+        super().__init__(f"{store_url}: {name} cannot be read: {reason}")
+        self.store_url = store_url
+        self.name = name
+        self.version = version
+        self.hint = f"remove it: hotstart rm --image {name}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -144,6 +158,14 @@ def decode_reference(content: bytes, name: ReferenceName) -> Descriptor:
     return target
 
 
+def read_reference(store_url: str, name: ReferenceName, content: bytes, version: str) -> Reference:
+    """Return the reference stored as ``content``. Raises ReferenceUnreadable."""
+    try:
+        return Reference(name, decode_reference(content, name), version)
+    except (ReferenceInvalid, FormatVersionUnknown) as err:
+        raise ReferenceUnreadable(store_url, name, version, err) from err
+
+
 class ReferenceStore(Protocol):
     """Names of manifests. Every method may raise StoreUnavailable, StoreDenied or StoreReadOnly."""
 
@@ -153,7 +175,10 @@ class ReferenceStore(Protocol):
         ...
 
     def get(self, name: ReferenceName) -> Reference:
-        """Return what ``name`` points to now. Raises ReferenceNotFound (a NotFound)."""
+        """Return what ``name`` points to now.
+
+        Raises ReferenceNotFound (a NotFound) or ReferenceUnreadable (an IntegrityError).
+        """
         ...
 
     def swap(self, name: ReferenceName, target: Descriptor, expected: str | None) -> Reference:

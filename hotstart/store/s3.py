@@ -40,8 +40,8 @@ from hotstart.store.references import (
     ReferenceName,
     ReferenceNameInvalid,
     ReferenceNotFound,
-    decode_reference,
     encode_reference,
+    read_reference,
 )
 from hotstart.store.s3_bucket import S3Bucket
 from hotstart.store.s3_errors import BucketMissing, says_no_bucket, store_error
@@ -194,7 +194,7 @@ class S3References:
         content, version = self._read(name)
         if not content:
             raise ReferenceNotFound(self.url, name)
-        return Reference(name, decode_reference(content, name), version)
+        return read_reference(self.url, name, content, version)
 
     def swap(self, name: ReferenceName, target: Descriptor, expected: str | None) -> Reference:
         """Replace ``name`` if it is at ``expected``. See ReferenceStore."""

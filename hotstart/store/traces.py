@@ -13,7 +13,7 @@ from hotstart.store.blob_store import BlobStore
 from hotstart.store.chunk_table import Chunk, ChunkTable
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.layers import DeviceDescriptor
-from hotstart.store.references import ReferenceChanged, ReferenceName
+from hotstart.store.references import ReferenceChanged, ReferenceName, ReferenceUnreadable
 from hotstart.store.stack import Store
 from hotstart.store.trace import MAX_SPANS, Trace, TraceSpan, merge
 
@@ -59,6 +59,8 @@ def add_trace(
     for attempt in range(_SWAPS):
         try:
             known, version = _read(store, image)
+        except ReferenceUnreadable as err:
+            known, version = None, err.version
         except (IntegrityError, NotFound):
             known, version = None, store.references.get(ReferenceName.trace_of(image)).version
         own = None if known is None else _within(known, devices)

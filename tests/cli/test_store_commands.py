@@ -15,6 +15,7 @@ from cli.verification import Verifier
 from hotstart.core.span import pages_of
 from hotstart.store import media_types
 from hotstart.store.descriptor import Descriptor
+from hotstart.store.directory import DirectoryReferences
 from hotstart.store.ready_map import ReadyMap
 from hotstart.store.references import ReferenceName
 from hotstart.store.stack import open_store
@@ -151,6 +152,45 @@ def test_verify_names_a_missing_object(call, built, tmp_path):
     status, _, err = call("verify", "team/app:v1")
     assert status == 104
     assert err.count(f"no blob sha256:{biggest.name}") == 1
+
+
+DAMAGED = {
+    "cut off": lambda content: content[:-9],
+    "of the future": lambda content: content.replace(b'"version":1', b'"version":7'),
+    "no text": lambda content: b"\xff" * 20,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+def test_rm_removes_a_reference_that_cannot_be_read_and_gc_goes_on(call, built, tmp_path, damage):
+    call("build", str(tmp_path / "tree"), "-t", "other:v1")
+    path = tmp_path / "root/store/references/team/app/_tags/v1"
+    path.write_bytes(damage(path.read_bytes()))
+    status, _, err = call("gc")
+    assert (status, "reference team/app:v1" in err) == (104, True)
+    status, out, err = call("rm", "team/app:v1")
+    assert (status, out) == (0, "team/app:v1\n")
+    assert "cannot be read" in err
+    assert call("rm", "team/app:v1")[0] == 101
+    assert call("gc")[0] == 0
+    assert call("verify", "other:v1")[0] == 0
+
+
+def test_rm_leaves_a_damaged_reference_that_was_replaced_meanwhile(
+    call, built, tmp_path, monkeypatch
+):
+    path = tmp_path / "root/store/references/team/app/_tags/v1"
+    good = path.read_bytes()
+    path.write_bytes(good[:-9])
+    remove = DirectoryReferences.remove
+
+    def too_late(*arguments):
+        path.write_bytes(good)
+        remove(*arguments)
+
+    monkeypatch.setattr(DirectoryReferences, "remove", too_late)
+    assert call("rm", "team/app:v1")[0] == 102
+    assert call("inspect", "team/app:v1")[0] == 0
 
 
 def test_rm_removes_the_name_only(call, built):

@@ -11,8 +11,8 @@ from hotstart.store.references import (
     Reference,
     ReferenceChanged,
     ReferenceNotFound,
-    decode_reference,
     encode_reference,
+    read_reference,
 )
 from hotstart.store.stack import Store
 
@@ -91,7 +91,7 @@ class MemoryReferences:
             document = self._documents.get(name)
         if document is None:
             raise ReferenceNotFound(self.url, name)
-        return Reference(name, decode_reference(document, name), str(Digest.of(document)))
+        return read_reference(self.url, name, document, str(Digest.of(document)))
 
     def swap(self, name, target, expected):
         document = encode_reference(name, target)

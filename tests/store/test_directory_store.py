@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from hotstart.core.digest import Digest, DigestMismatch
-from hotstart.core.errors import IntegrityError, UserError
+from hotstart.core.errors import UserError
 from hotstart.core.run import run
 from hotstart.kernel.mounts import MS_RDONLY, MS_REMOUNT, mount
 from hotstart.store.blob_store import (
@@ -25,9 +25,9 @@ from hotstart.store.descriptor import Descriptor
 from hotstart.store.directory import DirectoryBlobs, DirectoryReferences
 from hotstart.store.references import (
     ReferenceChanged,
-    ReferenceInvalid,
     ReferenceName,
     ReferenceNotFound,
+    ReferenceUnreadable,
 )
 from hotstart.store.stack import StoreUrlInvalid, open_store
 from tests.contracts.blob_store import BlobStoreContract
@@ -270,10 +270,14 @@ def test_a_damaged_reference_is_named_and_can_be_removed(store, tmp_path):
     store.references.swap(NAME, TARGET, None)
     path = tmp_path / "store" / "references" / "team" / "app" / "_tags" / "v1"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ReferenceInvalid) as caught:
+    with pytest.raises(ReferenceUnreadable, match="team/app:v1 cannot be read") as caught:
         store.references.get(NAME)
-    assert isinstance(caught.value, IntegrityError)
-    store.references.remove(NAME, str(Digest.of(path.read_bytes())))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ReferenceChanged):
+        store.references.remove(NAME, caught.value.version)
+    with pytest.raises(ReferenceUnreadable) as caught:
+        store.references.get(NAME)
+    store.references.remove(NAME, caught.value.version)
     assert list(store.references.names()) == []
 
 

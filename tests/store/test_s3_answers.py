@@ -10,7 +10,7 @@ from hotstart.store import media_types, s3_bucket
 from hotstart.store.blob_store import StoreBusy, StoreDenied, StoreMissing, StoreUnavailable
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.packs import PackWriter
-from hotstart.store.references import ReferenceName
+from hotstart.store.references import ReferenceName, ReferenceUnreadable
 from hotstart.store.retrying import RetryPolicy
 from hotstart.store.s3 import S3Blobs, S3Bucket
 from hotstart.store.s3_bucket import BucketUrlInvalid
@@ -19,9 +19,10 @@ from tests.store.answering_server import Answer, answering
 
 CONTENT = b"0123456789"
 DIGEST = Digest.of(CONTENT)
+DATED = {"Last-Modified": "Tue, 01 Jan 2030 00:00:00 GMT"}
 GOOD_SPAN = {
     "ETag": '"1"',
-    "Last-Modified": "Tue, 01 Jan 2030 00:00:00 GMT",
+    **DATED,
     "Content-Range": "bytes 2-5/10",
 }
 NO_BUCKET = Answer(404, b"<Error><Code>NoSuchBucket</Code><Message>no</Message></Error>")
@@ -57,6 +58,17 @@ def test_a_body_that_always_ends_early_is_unavailable():
     short = Answer(206, CONTENT[2:4], GOOD_SPAN, declared=4)
     with answering(short) as (endpoint, _), pytest.raises(StoreUnavailable):
         opened(endpoint).blobs.read(DIGEST, Span(2, 4))
+
+
+def test_a_reference_that_cannot_be_read_can_be_removed_as_it_was_read():
+    name, headers = ReferenceName.parse("app:v1"), {"ETag": '"7"', **DATED}
+    document = Answer(200, b"no document", headers)
+    with answering(document, document, Answer(200, b"", headers)) as (endpoint, requests):
+        references = opened(endpoint).references
+        with pytest.raises(ReferenceUnreadable, match="app:v1 cannot be read") as caught:
+            references.get(name)
+        references.remove(name, caught.value.version)
+    assert requests[-1].startswith("PUT /bucket/p/references/app/")
 
 
 def test_the_last_server_error_is_unavailable():

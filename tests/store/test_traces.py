@@ -61,6 +61,13 @@ def test_a_damaged_trace_is_replaced():
     assert read_trace(store, IMAGE) == trace((0, 1, 1))
 
 
+def test_a_trace_whose_reference_cannot_be_read_is_replaced():
+    store = memory_store()
+    store.references._documents[ReferenceName.trace_of(IMAGE)] = b"no document"
+    add_trace(store, IMAGE, trace((0, 1, 1)))
+    assert read_trace(store, IMAGE) == trace((0, 1, 1))
+
+
 def test_of_racing_starts_every_touch_is_kept(monkeypatch):
     store = memory_store()
     swap = store.references.swap
