@@ -20,6 +20,7 @@ from bench.fs.scenario import run_fs
 from bench.report import write_report
 from bench.tables import tables
 from cli.command import OwnJsonCommand
+from cli.interrupts import interrupted_by
 from cli.output import progress, say
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def cold_start(
         figures=figures,
         scratch=scratch,
     )
-    with progress() as sink:
+    with interrupted_by(), progress() as sink:
         result = run_cold_start(options, sink)
     _keep(result, json_file, report, write_report)
     _show(tables(result))
@@ -115,7 +116,7 @@ def file_systems(
         sizes=QUICK if quick else FULL,
         scratch=scratch,
     )
-    with progress() as sink:
+    with interrupted_by(), progress() as sink:
         result = run_fs(options, sink)
     _keep(result, json_file, report, write_fs_report)
     _show(fs_tables(result))

@@ -20,6 +20,7 @@ from agent.values import FallbackRule, StartReport
 from cli.agents import open_agent
 from cli.command import HotstartCommand
 from cli.container_cmd import write_piece
+from cli.interrupts import interrupted_by
 from cli.output import plain, progress, say, show, show_json
 from cli.parameters import Wish, container_options, env_option, wish_of, with_process
 from cli.settings import Settings
@@ -158,16 +159,10 @@ def _ended_by_signals(client: AgentClient, spec: ContainerSpec) -> Iterator[None
     A start that is under way is cancelled by the closing stream; one that had just succeeded,
     unseen by us, is stopped here.
     """
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    except KeyboardInterrupt:
-        with suppress(NotFound):
-            client.stop(spec.name)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with interrupted_by([signal.SIGTERM]):
+        try:
+            yield
+        except KeyboardInterrupt:
+            with suppress(NotFound):
+                client.stop(spec.name)
+            raise
