@@ -54,7 +54,7 @@ def unexplained_sleeps(files):
         if source.name not in POLLS
         for node in source.nodes
         if isinstance(node, ast.Call)
-        and ast.unparse(node.func) == "time.sleep"
+        and ast.unparse(node.func) in ("time.sleep", "threading.Event().wait")
         and "  # " not in source.text.splitlines()[node.lineno - 1]
     ]
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 
 import pytest
 
@@ -86,12 +85,10 @@ def test_an_interrupted_start_is_undone(hotstart, port):
         "run", "shell:v1", "--name", "slow", "-p", f"{port}:80", "--ready", "tcp:80", "--", *SLEEP
     )
     eventually(lambda: _runs(hotstart, "slow"), "the first process")
-    began = time.monotonic()
     starting.send_signal(signal.SIGINT)
-    out, _ = starting.communicate(timeout=60)
+    out, _ = starting.communicate(timeout=30)  # not the probe's 60 s
     assert (starting.returncode, out) == (130, "")
     eventually(lambda: hotstart.names() == [], "the undoing")
-    assert time.monotonic() - began < 30  # not the probe's 60 s
     hotstart.nothing_runs()
     assert not answers(port)
 

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from runtime.logs import LogKeeper, last_lines, pieces, read_log
 from runtime.memory_end import telling_of_memory
 from runtime.readiness import NotReady
 from runtime.runc import ProgramNotFound
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -85,9 +84,7 @@ def test_full_pieces_of_the_log_are_kept(start):
         with start(script, log_max_bytes=60_000) as container:
             keeper.watch(container.directory)
             wait(container.directory)
-            deadline = time.monotonic() + 5
-            while len(pieces(container.directory)) < 3 and time.monotonic() < deadline:
-                threading.Event().wait(0.05)
+            wait_until(lambda: len(pieces(container.directory)) >= 3, "the third piece")
             text = b"".join(line.data for line in read_log(container.directory))
             tail = last_lines(container.directory, 2)
             newest = container.directory.log.stat().st_size
@@ -207,14 +204,10 @@ def test_signals_are_read_as_people_write_them(text, number):
 
 def _await_loop(container):
     """Wait until the shell has set its trap: it loops then."""
-    deadline = time.monotonic() + 10
-    while len(container.runc.processes()) < 2 and time.monotonic() < deadline:
-        threading.Event().wait(0.01)
+    wait_until(lambda: len(container.runc.processes()) > 1, "the loop's program")
 
 
 def _await_program(container, name):
     """Wait until the shell has become the program."""
-    deadline = time.monotonic() + 10
     command = Path(f"/proc/{container.pid}/cmdline")
-    while not command.read_bytes().startswith(name) and time.monotonic() < deadline:
-        threading.Event().wait(0.01)
+    wait_until(lambda: command.read_bytes().startswith(name), "the program")
