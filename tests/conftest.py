@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from hotstart.core.errors import HotstartError
@@ -20,6 +21,10 @@ from tests.leftovers import Watch, become_subreaper
 from tests.requires import found, missing
 
 pytest_plugins = ["tests.seaweedfs", "tests.small_file_system"]
+
+# Examples have no deadline: on a busy machine any of them may take long.
+hypothesis.settings.register_profile("hotstart", deadline=None)
+hypothesis.settings.load_profile("hotstart")
 
 HEAVY = ("kernel", "e2e", "s3")
 """Marks of tests that make real things, and that must not be skipped where they are required."""

@@ -161,7 +161,7 @@ def delayed(seconds):
     """Answer rightly, later."""
 
     def spoil(request, true):
-        threading.Event().wait(seconds)
+        threading.Event().wait(seconds)  # a store that is slow
         return true()
 
     return spoil
