@@ -189,7 +189,7 @@ def test_bytes_that_were_not_asked_for_are_refused_and_asked_for_again(wrong):
 @pytest.fixture
 def short_timeouts(monkeypatch):
     for name in ("_READ_TIMEOUT", "_WRITE_TIMEOUT"):
-        monkeypatch.setattr(s3_bucket, name, timedelta(seconds=0.1))
+        monkeypatch.setattr(s3_bucket, name, timedelta(seconds=0.3))
 
 
 @pytest.mark.parametrize(
