@@ -266,12 +266,10 @@ class Containers:
     def image_names(self) -> dict[str, str]:
         """Return the references by digest of what running containers use."""
         names: dict[str, str] = {}
-        for name in self.running():
-            record = self.record(name)
-            names |= {
-                record.digest: record.reference,
-                record.image_digest: record.image_reference,
-            }
+        with self._lock:  # one that goes meanwhile is no error
+            records = [e.record for e in self._entries.values() if not e.finished.is_set()]
+        for record in records:
+            names |= {record.digest: record.reference, record.image_digest: record.image_reference}
             for held in record.mounts:
                 if held.spec.is_weights:
                     names[f"sha256:{held.spec.manifest}"] = held.spec.store_url

@@ -247,6 +247,7 @@ def status_to(status: AgentStatus) -> pb.StatusResult:
         running=status.running,
         mounts=status.mounts,
         workers=[pb.Worker(kind=w.kind, pid=w.pid, starts=w.starts) for w in status.workers],
+        metrics_url=status.metrics_url,
     )
 
 
@@ -261,4 +262,5 @@ def status_from(message: pb.StatusResult) -> AgentStatus:
         running=message.running,
         mounts=message.mounts,
         workers=tuple(WorkerView(w.kind, w.pid, w.starts) for w in message.workers),
+        metrics_url=message.metrics_url,
     )

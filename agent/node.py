@@ -21,6 +21,7 @@ from agent import pulls
 from agent.calls import Output
 from agent.execs import run_exec
 from agent.long_call import LongCall
+from agent.observation import Observation, observe
 from agent.parts import Parts
 from agent.state import MountRow
 from agent.values import (
@@ -68,6 +69,8 @@ class Node:
         self._started_s = time.monotonic()
         self._ending = threading.Event()
         self._parts: Parts | None = None
+        self.metrics_url = ""
+        """Where this node's metrics are served, for ``status``; empty: nowhere."""
         self.owns_nothing = False
         """Set once everything was ended: no keeper, no worker, no mount is left."""
 
@@ -279,7 +282,12 @@ class Node:
             running=len(parts.containers.running()),
             mounts=len(self.mounts()),
             workers=tuple(self._workers()),
+            metrics_url=self.metrics_url,
         )
+
+    def observe(self) -> Observation:
+        """Return what metrics are made of; waits neither for a worker nor for a keeper."""
+        return observe(self.parts)
 
     def _workers(self) -> Iterator[WorkerView]:
         keeper = self.parts.guard.status()

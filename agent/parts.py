@@ -9,9 +9,9 @@ no container runs.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from agent.containers import Containers, Tools
 from agent.filler import choose_filler
 from agent.long_call import LongCall
 from agent.mount_targets import MountTargets
+from agent.observation import GLANCE_S
+from agent.shown_mounts import ShownMount, shown_mounts, view_of
 from agent.starts import Starter, StartTools
 from agent.state import State
 from agent.values import STORE_VARIABLE, FillerName, MountView
@@ -103,6 +105,7 @@ class Parts:
         undo.callback(self.guard.close)
         self.cache = Cache(root)
         self.filler = FillClient(root / "run" / "fill.sock")
+        self.glancing = FillClient(root / "run" / "fill.sock", away_s=0.0, answer_s=GLANCE_S)
         self.pages = PageClient(root / "run" / "page.sock")
         chosen = choose_filler(root, filler, self.guard)
         self.images = ImageMounts(
@@ -224,31 +227,14 @@ class Parts:
             call.update(progress())
         self.filler.wait(job)
 
+    def shown_mounts(self, stats: Iterable[MountStats]) -> list[ShownMount]:
+        """Return those mounts that somebody uses, with their names."""
+        return shown_mounts(stats, self.targets.rows(), self.containers.image_names())
+
     def mount_views(self) -> list[MountView]:
         """Return targets, then images that only containers use."""
-        stats = {f"sha256:{stat.manifest}": stat for stat in self.images.stats()}
-        views = [
-            self._mount_view(stat, row.reference, row.target)
-            for row in self.targets.rows()
-            if (stat := stats.get(row.digest)) is not None
-        ]
-        names = self.containers.image_names()
-        shown = {view.digest for view in views}
-        return views + [
-            self._mount_view(stat, names.get(digest, ""), "")
-            for digest, stat in stats.items()
-            if stat.users and digest not in shown
-        ]
-
-    def _mount_view(self, stat: MountStats, reference: str, target: str) -> MountView:
-        counted = {name: value for name, value in asdict(stat).items() if name != "manifest"}
-        own = {
-            "path": target,
-            "reference": reference,
-            "digest": f"sha256:{stat.manifest}",
-            "filler": self.images.filler,
-        }
-        return MountView(**{**counted, **own})
+        shown = self.shown_mounts(self.images.stats())
+        return [view_of(mount, self.images.filler) for mount in shown]
 
     def close(self) -> None:
         """End the agent's side; containers, mounts and keeper go on."""

@@ -23,6 +23,8 @@ QUOTA_VARIABLE = "HOTSTART_CACHE_QUOTA"
 """The cache's quota, for an agent that is started without ``--cache-quota``."""
 PATIENCE_VARIABLE = "HOTSTART_PATIENCE"
 """Seconds for which readers wait for a store that is away; lazyfs/patience.py reads it."""
+METRICS_VARIABLE = "HOTSTART_METRICS"
+"""HOST:PORT where an agent serves its metrics that is started without ``--metrics``."""
 DEFAULT_GRACE_S = 10.0
 """How long a container may take to end after SIGTERM."""
 
@@ -106,6 +108,8 @@ class MountView:
     retries: int = 0
     mismatches: int = 0
     errors: int = 0
+    requests: int = 0
+    quarantined: int = 0
 
     @property
     def prefetch_hit_rate(self) -> float | None:
@@ -166,3 +170,5 @@ class AgentStatus:
     running: int
     mounts: int
     workers: tuple[WorkerView, ...] = field(default=())
+    metrics_url: str = ""
+    """Where Prometheus finds what is counted; empty: nowhere."""

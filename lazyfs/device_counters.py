@@ -6,6 +6,7 @@ dispatcher) or under the engine's lock (everything else); readers may see them a
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from lazyfs.prefetch_usage import PrefetchUsage
 
 KEPT_WAITS = 4096
+WAIT_BOUNDS_MS = (1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 100_000)
+"""Waits are counted by these: from a fetch on this machine to a reader's patience (patience.py)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,14 +39,22 @@ class DeviceCounters:
     stalled_ms: float = 0.0
     """How long readers waited, all waits added up."""
     waits_ms: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT_WAITS))
+    wait_counts: list[int] = field(default_factory=lambda: [0] * (len(WAIT_BOUNDS_MS) + 1))
+    """How many waits were no longer than each bound and longer than the one before; then the rest.
+    Unlike ``waits_ms`` it forgets none."""
 
     def waited(self, wait_ms: float) -> None:
         """Count a reader's wait that has ended."""
         self.stalled_ms += wait_ms
         self.waits_ms.append(wait_ms)
+        at = bisect_left(WAIT_BOUNDS_MS, wait_ms)
+        self.wait_counts[at] += 1
 
     def to_json(self) -> dict[str, Any]:
-        """Return the counters, and the median and 99th percentile of the waits."""
+        """Return the counters, and the median and 99th percentile of the waits.
+
+        ``waits`` are pairs of an upper bound in ms, null for the last, and a count.
+        """
         waits = sorted(self.waits_ms)
         return {
             "faults": self.faults,
@@ -63,6 +74,7 @@ class DeviceCounters:
             "stalled_ms": round(self.stalled_ms, 3),
             "fault_median_ms": _quantile(waits, 0.5),
             "fault_p99_ms": _quantile(waits, 0.99),
+            "waits": list(zip((*WAIT_BOUNDS_MS, None), self.wait_counts, strict=True)),
         }
 
 

@@ -59,9 +59,11 @@ class _Begun:
 class FillClient:
     """Talks to the fill worker at ``path``."""
 
-    def __init__(self, path: Path, *, away_s: float = AWAY_S) -> None:
+    def __init__(self, path: Path, *, away_s: float = AWAY_S, answer_s: float = ANSWER_S) -> None:
+        """``answer_s`` is for requests that have no time of their own."""
         self._path = path
         self._away_s = away_s
+        self._answer_s = answer_s
         self._lock = threading.Lock()
         self._begun: dict[int, _Begun] = {}
 
@@ -157,7 +159,8 @@ class FillClient:
         result: dict[str, dict[str, Any]] = self._ask("stats")
         return result
 
-    def _ask(self, op: str, answer_s: float = ANSWER_S, **rest: Any) -> Any:  # noqa: ANN401  # JSON
+    def _ask(self, op: str, answer_s: float = 0.0, **rest: Any) -> Any:  # noqa: ANN401  # JSON
+        answer_s = answer_s or self._answer_s
         line = json.dumps({"op": op, **rest}).encode() + b"\n"
         away_s = 0.0
         while True:
@@ -165,7 +168,7 @@ class FillClient:
                 answer = json.loads(self._exchange(line, answer_s))
                 break
             except TimeoutError as err:
-                raise FillWorkerGone(f"{self._path}: no answer within {answer_s:.0f} s") from err
+                raise FillWorkerGone(f"{self._path}: no answer within {answer_s:g} s") from err
             except OSError as err:
                 if away_s >= self._away_s:
                     raise FillWorkerGone(f"{self._path}: no fill worker answers: {err}") from err

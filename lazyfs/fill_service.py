@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -292,7 +293,11 @@ class FillService:
         """Return counters and sizes by device id."""
         with self._lock:
             sets = [served for meta, served in self._sets.values() if not meta.recording]
-        return {served.device.device_id: _device_stats(served.device) for served in sets}
+        told = {}
+        for served in sets:
+            with suppress(ValueError):  # closed meanwhile: nobody reads it any more
+                told[served.device.device_id] = _device_stats(served.device)
+        return told
 
     def close(self) -> None:
         """Stop serving. What is unanswered stays in the journals for a successor.

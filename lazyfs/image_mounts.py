@@ -16,7 +16,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -366,9 +366,10 @@ class ImageMounts:
             ) as recording:
                 yield recording
 
-    def stats(self) -> list[MountStats]:
-        """Return every mount with its counters."""
-        devices = self._worker.stats()
+    def stats(self, devices: Mapping[str, dict[str, Any]] | None = None) -> list[MountStats]:
+        """Return every mount with its counters: the worker's, or those given by device id."""
+        if devices is None:
+            devices = self._worker.stats()
         with self._lock:
             return [
                 MountStats.of(entry.spec, entry.path, len(entry.uses), devices)

@@ -72,6 +72,8 @@ class KeeperGuard:
         self._lock = threading.RLock()
         self._client: KeeperClient | None = None
         self._sets: dict[str, HandleSet] = {}
+        self.restarts = 0
+        """How many keepers this guard has found dead and replaced."""
         self._closed = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="keeper-guard", daemon=True)
 
@@ -142,6 +144,20 @@ class KeeperGuard:
         with self._lock:
             return self._asking().status()
 
+    def glance(self, wait_s: float) -> dict[str, Any] | None:
+        """Return what ``status`` does, None if no keeper answers. Starts none.
+
+        None too while others ask or replace the keeper for longer than ``wait_s``.
+        """
+        if not self._lock.acquire(timeout=wait_s):
+            return None
+        try:
+            return None if self._client is None else self._client.status()
+        except KeeperGone:
+            return None
+        finally:
+            self._lock.release()
+
     def restart_worker(self, kind: str) -> None:
         """Replace a worker; its successor answers what it leaves behind."""
         with self._lock:
@@ -210,6 +226,7 @@ class KeeperGuard:
 
     def _replace(self) -> None:
         log.warning("keeper_gone", run_dir=self._run_dir, sets=len(self._sets))
+        self.restarts += 1
         if self._client is not None:
             self._client.close()
             self._client = None

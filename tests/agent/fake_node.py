@@ -102,7 +102,8 @@ class FakeNode:
         self.asked.append(("umount", target))
 
     def mounts(self):
-        return [MountView("/mnt", "app:v1", DIGEST, "fuse", 2, 100, 50, stalled_ms=1.5)]
+        numbers = {"stalled_ms": 1.5, "requests": 3, "quarantined": 1}
+        return [MountView("/mnt", "app:v1", DIGEST, "fuse", 2, 100, 50, **numbers)]
 
     def pull(self, store_url, reference, *, working_set, call):
         return PullReport(DIGEST, 10 if working_set else 100, 50, 3.5)
@@ -135,7 +136,9 @@ class FakeNode:
         return list(self.running.values())
 
     def status(self):
-        return AgentStatus("1", "/root", 7, 1.5, "fuse", len(self.running), 1)
+        return AgentStatus(
+            "1", "/root", 7, 1.5, "fuse", len(self.running), 1, metrics_url="http://h:1/metrics"
+        )
 
     def end_everything(self):
         count = len(self.running)

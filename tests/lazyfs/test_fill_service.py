@@ -13,6 +13,7 @@ from hotstart.core.span import PAGE
 from hotstart.kernel.keeper_client import HandleSet
 from hotstart.store.ready_map import ReadyMap
 from hotstart.store.stack import Store
+from lazyfs.device_counters import DeviceCounters
 from lazyfs.device_handles import KIND, DeviceMeta, device_set_name
 from lazyfs.fill_service import FillService, SetUnknown
 from lazyfs.fuse_set import FuseSet
@@ -70,6 +71,20 @@ def test_a_set_whose_journal_is_of_another_version_is_closed_once(meta, tmp_path
         service.attach("recording/r/x", meta.token)
     assert are_closed(fds)
     service.close()
+
+
+def test_a_device_that_is_closed_meanwhile_is_not_told_and_the_others_are(meta, tmp_path):
+    service = refused_set(meta, tmp_path, [])
+    for name in ("gone", "there"):
+        ready = ReadyMap.open(tmp_path / name, meta.device.device_id, meta.device.pages)
+        device = SimpleNamespace(
+            device_id=name, spec=meta.device, ready=ready, complete=False, counters=DeviceCounters()
+        )
+        service._sets[name] = replace(meta, recording=""), SimpleNamespace(device=device)
+    service._sets["gone"][1].device.ready.close()
+    assert list(service.stats()) == ["there"]
+    service.close()
+    ready.close()
 
 
 VERIFIED_BYTES = (CHUNKS - 1) * CHUNK_PAGES * PAGE

@@ -1,6 +1,7 @@
 """The guard's copies are the last ones when a keeper dies: they must outlive what follows."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,29 @@ def test_a_worker_gets_the_credentials_of_the_agent_that_comes_later(tmp_path):
         assert wait_until(lambda: pid_with(b"new"))
     finally:
         guards[-1].shutdown()
+
+
+def test_a_glance_starts_no_keeper_and_restarts_are_counted(guard, monkeypatch):
+    def fail():
+        raise OSError("no more processes")
+
+    assert guard.glance(20)["pid"] == guard.status()["pid"]
+    monkeypatch.setattr(guard, "_spawn", fail)
+    first = guard.status()["pid"]
+    kill_keeper(guard)
+    wait_until(lambda: guard.glance(20) is None)
+    monkeypatch.undo()
+    wait_until(lambda: guard_answers(guard))
+    assert guard.glance(20)["pid"] != first
+    assert guard.restarts == 1
+
+
+def test_a_glance_waits_for_others_as_long_as_it_is_told_to(guard):
+    with guard._lock:
+        glance = ThreadPoolExecutor(1).submit(guard.glance, 0.01)
+        assert glance.result(20) is None
+
+
+def test_a_glance_after_the_end_sees_nothing(tmp_path):
+    guard = KeeperGuard(tmp_path)
+    assert guard.glance(20) is None

@@ -301,7 +301,7 @@ class MountEvent(_message.Message):
     def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., result: _Optional[_Union[MountEntry, _Mapping]] = ...) -> None: ...
 
 class MountEntry(_message.Message):
-    __slots__ = ("path", "reference", "digest", "filler", "bytes_total", "bytes_local", "users", "bytes_fetched", "bytes_used", "faults", "misses", "fault_median_ms", "fault_p99_ms", "stalled_ms", "bytes_prefetched", "bytes_prefetched_used", "retries", "mismatches", "errors")
+    __slots__ = ("path", "reference", "digest", "filler", "bytes_total", "bytes_local", "users", "bytes_fetched", "bytes_used", "faults", "misses", "fault_median_ms", "fault_p99_ms", "stalled_ms", "bytes_prefetched", "bytes_prefetched_used", "retries", "mismatches", "errors", "requests", "quarantined")
     PATH_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -321,6 +321,8 @@ class MountEntry(_message.Message):
     RETRIES_FIELD_NUMBER: _ClassVar[int]
     MISMATCHES_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_FIELD_NUMBER: _ClassVar[int]
     path: str
     reference: str
     digest: str
@@ -340,7 +342,9 @@ class MountEntry(_message.Message):
     retries: int
     mismatches: int
     errors: int
-    def __init__(self, path: _Optional[str] = ..., reference: _Optional[str] = ..., digest: _Optional[str] = ..., filler: _Optional[str] = ..., bytes_total: _Optional[int] = ..., bytes_local: _Optional[int] = ..., users: _Optional[int] = ..., bytes_fetched: _Optional[int] = ..., bytes_used: _Optional[int] = ..., faults: _Optional[int] = ..., misses: _Optional[int] = ..., fault_median_ms: _Optional[float] = ..., fault_p99_ms: _Optional[float] = ..., stalled_ms: _Optional[float] = ..., bytes_prefetched: _Optional[int] = ..., bytes_prefetched_used: _Optional[int] = ..., retries: _Optional[int] = ..., mismatches: _Optional[int] = ..., errors: _Optional[int] = ...) -> None: ...
+    requests: int
+    quarantined: int
+    def __init__(self, path: _Optional[str] = ..., reference: _Optional[str] = ..., digest: _Optional[str] = ..., filler: _Optional[str] = ..., bytes_total: _Optional[int] = ..., bytes_local: _Optional[int] = ..., users: _Optional[int] = ..., bytes_fetched: _Optional[int] = ..., bytes_used: _Optional[int] = ..., faults: _Optional[int] = ..., misses: _Optional[int] = ..., fault_median_ms: _Optional[float] = ..., fault_p99_ms: _Optional[float] = ..., stalled_ms: _Optional[float] = ..., bytes_prefetched: _Optional[int] = ..., bytes_prefetched_used: _Optional[int] = ..., retries: _Optional[int] = ..., mismatches: _Optional[int] = ..., errors: _Optional[int] = ..., requests: _Optional[int] = ..., quarantined: _Optional[int] = ...) -> None: ...
 
 class ListMountsRequest(_message.Message):
     __slots__ = ()
@@ -499,7 +503,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResult(_message.Message):
-    __slots__ = ("version", "root", "pid", "uptime_s", "filler", "running", "mounts", "workers")
+    __slots__ = ("version", "root", "pid", "uptime_s", "filler", "running", "mounts", "workers", "metrics_url")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -508,6 +512,7 @@ class StatusResult(_message.Message):
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     MOUNTS_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_URL_FIELD_NUMBER: _ClassVar[int]
     version: str
     root: str
     pid: int
@@ -516,7 +521,8 @@ class StatusResult(_message.Message):
     running: int
     mounts: int
     workers: _containers.RepeatedCompositeFieldContainer[Worker]
-    def __init__(self, version: _Optional[str] = ..., root: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_s: _Optional[float] = ..., filler: _Optional[str] = ..., running: _Optional[int] = ..., mounts: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[Worker, _Mapping]]] = ...) -> None: ...
+    metrics_url: str
+    def __init__(self, version: _Optional[str] = ..., root: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_s: _Optional[float] = ..., filler: _Optional[str] = ..., running: _Optional[int] = ..., mounts: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[Worker, _Mapping]]] = ..., metrics_url: _Optional[str] = ...) -> None: ...
 
 class Worker(_message.Message):
     __slots__ = ("kind", "pid", "starts")
