@@ -2,7 +2,8 @@
 
 It holds ROOT/agent.lock (flock) as long as it lives, so there is one agent per root; writes its
 lines to ROOT/agent.log; answers on ROOT/agent.sock (mode 0660) once everything that was running
-is adopted. SIGTERM and SIGINT end it and leave containers, mounts and keepers as they are.
+is adopted. With HOTSTART_METRICS=HOST:PORT it serves its metrics there, and does not start where
+it can't. SIGTERM and SIGINT end it and leave containers, mounts and keepers as they are.
 
 Once the root is let go the process is gone: a call that a client has left, or a store that is
 asked in vain, keeps nobody waiting.
@@ -24,21 +25,25 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 
 from agent import warm_store
 from agent.client import CHANNEL_OPTIONS, socket_of
 from agent.launch import LOCK_TAKEN_STATUS, make_root
-from agent.node import Node
+from agent.node import Node, version
 from agent.proto.generated import hotstart_pb2_grpc as pb_grpc
 from agent.service import Service
-from agent.values import QUOTA_VARIABLE, STORE_VARIABLE, FillerName
+from agent.values import METRICS_VARIABLE, QUOTA_VARIABLE, STORE_VARIABLE, FillerName
 from hotstart.core.errors import HotstartError
 from hotstart.core.log import configure, get_logger
 from hotstart.kernel.cgroup import Group
 from lazyfs.cache_quota import parse_quota, write_quota
 from runtime.links import root_id
+
+if TYPE_CHECKING:
+    from agent.metrics_server import MetricsServer
 
 log = get_logger(__name__)
 
@@ -88,7 +93,13 @@ def serve(root: Path, *, filler: FillerName, own_group: bool) -> None:
         signal.signal(number, lambda *_: ended.set())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     warm_store.preload(os.environ.get(STORE_VARIABLE, ""))
-    with Node(root, filler=filler, environment=os.environ) as node:
+    with (
+        _metrics(os.environ.get(METRICS_VARIABLE, "")) as metrics,
+        Node(root, filler=filler, environment=os.environ) as node,
+    ):
+        if metrics is not None:
+            metrics.start(node.observe, version())
+            node.metrics_url = metrics.address.url
         server = grpc.server(
             ThreadPoolExecutor(_CALL_THREADS, thread_name_prefix="call"), options=CHANNEL_OPTIONS
         )
@@ -102,6 +113,18 @@ def serve(root: Path, *, filler: FillerName, own_group: bool) -> None:
     if group is not None and node.owns_nothing:
         _leave_group(group)
     log.info("agent_ended", root=root)
+
+
+@contextmanager
+def _metrics(address: str) -> Iterator[MetricsServer | None]:
+    """Listen at HOST:PORT, if one is given, before anything of the node is begun."""
+    if not address:
+        yield None
+        return
+    from agent.metrics_server import listening  # a library that few agents need
+
+    with listening(address) as server:
+        yield server
 
 
 @contextmanager

@@ -15,7 +15,14 @@ from agent.launch import (
     make_root,
     require_root,
 )
-from agent.values import PATIENCE_VARIABLE, QUOTA_VARIABLE, STORE_VARIABLE, FillerName
+from agent.metrics_address import MetricsAddress
+from agent.values import (
+    METRICS_VARIABLE,
+    PATIENCE_VARIABLE,
+    QUOTA_VARIABLE,
+    STORE_VARIABLE,
+    FillerName,
+)
 from cli.agents import open_agent
 from cli.command import HotstartCommand
 from cli.container_cmd import duration
@@ -51,6 +58,14 @@ _QUOTA = click.option(
     help="What the cache may take of the disk: 200g, 512m, or none. Kept until it is set again.",
 )
 
+_METRICS = click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    envvar=METRICS_VARIABLE,
+    type=Parsed("address", MetricsAddress.parse),
+    help="Serve metrics for Prometheus there, and nowhere else: 127.0.0.1:9464  [default: off]",
+)
+
 
 @click.group("agent")
 def agent() -> None:
@@ -63,9 +78,14 @@ def agent() -> None:
 )
 @_QUOTA
 @_PATIENCE
+@_METRICS
 @click.pass_obj
 def run(
-    settings: Settings, filler: FillerName, cache_quota: str | None, patience_s: float | None
+    settings: Settings,
+    filler: FillerName,
+    cache_quota: str | None,
+    patience_s: float | None,
+    metrics: MetricsAddress | None,
 ) -> int:
     """Run the agent here, until it is told to end; its lines go to stderr too."""
     from agent.main import main as serve  # a whole server: only this command needs it
@@ -76,6 +96,7 @@ def run(
         os.environ[STORE_VARIABLE] = settings.store_url
     if patience_s is not None:
         os.environ[PATIENCE_VARIABLE] = f"{patience_s:g}"
+    _set_metrics(settings, metrics)
     status = serve(["--root", str(settings.root), "--filler", filler, "--foreground"])
     if status == LOCK_TAKEN_STATUS:
         raise Conflict(
@@ -92,9 +113,14 @@ def run(
 )
 @_QUOTA
 @_PATIENCE
+@_METRICS
 @click.pass_obj
 def start(
-    settings: Settings, filler: FillerName, cache_quota: str | None, patience_s: float | None
+    settings: Settings,
+    filler: FillerName,
+    cache_quota: str | None,
+    patience_s: float | None,
+    metrics: MetricsAddress | None,
 ) -> None:
     """Start the agent in the background; no error if it runs already."""
     require_root("the agent")
@@ -105,6 +131,7 @@ def start(
                 "end it first: hotstart agent stop",
             )
         os.environ[PATIENCE_VARIABLE] = f"{patience_s:g}"
+    _set_metrics(settings, metrics)
     _set_quota(settings, cache_quota)
     with open_agent(settings, filler=filler) as client:
         status = client.status()
@@ -112,6 +139,12 @@ def start(
         raise Conflict(
             f"the agent of {settings.root} runs and fills by {status.filler}, not by {filler}",
             "end it first: hotstart agent stop --all",
+        )
+    if metrics is not None and not metrics.is_served_at(status.metrics_url):
+        raise Conflict(
+            f"the agent of {settings.root} runs and serves metrics at "
+            f"{status.metrics_url or 'no address'}, not at {metrics.url}",
+            "end it first: hotstart agent stop",
         )
     if settings.json:
         show_json(status)
@@ -152,6 +185,14 @@ def _set_quota(settings: Settings, quota: str | None) -> None:
         write_quota(settings.root, parse_quota(quota))
 
 
+def _set_metrics(settings: Settings, metrics: MetricsAddress | None) -> None:
+    """Have the agent that is started next serve metrics. Raises what ``listen`` does."""
+    if metrics is None or is_running(settings.root):
+        return
+    metrics.listen().close()  # refuses here what the agent would refuse in its log
+    os.environ[METRICS_VARIABLE] = str(metrics)
+
+
 def _left_something(settings: Settings) -> bool:
     """Tell whether an agent that has ended left its keeper, and so mounts or containers."""
     return (settings.root / "run" / "keeper.sock").exists()
@@ -172,5 +213,6 @@ def status(settings: Settings) -> None:
     show(f"filler      {found.filler}")
     show(f"containers  {found.running} running")
     show(f"mounts      {found.mounts}")
+    show(f"metrics     {found.metrics_url or 'off'}")
     for worker in found.workers:
         show(f"{worker.kind:<11} pid {worker.pid}, started {worker.starts} times")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.values import METRICS_VARIABLE
 from bench.cold_start import run_cold_start
 from bench.cold_start_options import LEAST_ROUNDS, ORDER, ColdStartOptions
 from bench.fs.options import FULL, QUICK, WORKLOADS, FsOptions
@@ -70,7 +71,7 @@ def cold_start(
 ) -> None:
     """From the request to the first correct answer, by every path."""
     options = ColdStartOptions(
-        environment=dict(os.environ),
+        environment=_environment(),
         command=["hotstart", *sys.argv[1:]],
         rounds=rounds,
         only=frozenset(paths),
@@ -108,7 +109,7 @@ def file_systems(
 ) -> None:
     """Files through the mount, beside other file systems and clients."""
     options = FsOptions(
-        environment=dict(os.environ),
+        environment=_environment(),
         command=["hotstart", *sys.argv[1:]],
         rounds=rounds,
         minutes=minutes,
@@ -120,6 +121,11 @@ def file_systems(
         result = run_fs(options, sink)
     _keep(result, json_file, report, write_fs_report)
     _show(fs_tables(result))
+
+
+def _environment() -> dict[str, str]:
+    """Return what agents of a run get: several run at once, and one address is one agent's."""
+    return {name: value for name, value in os.environ.items() if name != METRICS_VARIABLE}
 
 
 def _keep(

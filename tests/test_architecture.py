@@ -198,13 +198,14 @@ def test_only_run_spawns_processes():
 _SPAWNING_MODULES = {"subprocess", "pty", "multiprocessing"}
 
 
-def test_only_agent_knows_grpc():
+def test_only_agent_knows_grpc_and_prometheus():
     refuse(
         f"{source.name}:{line}: imports {module}"
         for source in shipped()
         if source.package != "agent"
         for line, module in source.modules()
-        if module.split(".")[0] in ("grpc", "google") or module.startswith("agent.proto")
+        if module.split(".")[0] in ("grpc", "google", "prometheus_client")
+        or module.startswith("agent.proto")
     )
 
 

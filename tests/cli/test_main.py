@@ -174,3 +174,19 @@ def test_doctor_names_what_is_missing(tmp_path, capsys, monkeypatch):
     assert "MISSING  criu" in out
     assert "this host lacks" in err
     assert "criu" in err
+
+
+def test_agents_of_a_benchmark_share_no_metrics_address(monkeypatch):
+    bench_cmd = import_module("cli.bench_cmd")
+    monkeypatch.setenv("HOTSTART_METRICS", "127.0.0.1:9464")
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    environment = bench_cmd._environment()
+    assert "HOTSTART_METRICS" not in environment
+    assert environment["AWS_PROFILE"] == "mine"
+
+
+@pytest.mark.parametrize("command", ["run", "start"])
+def test_an_address_of_metrics_that_is_none_is_a_usage_error(command, capsys):
+    status, _, err, _ = call(["agent", command, "--metrics", "9464"], capsys)
+    assert status == 2
+    assert "write HOST:PORT, for example 127.0.0.1:9464" in err
