@@ -154,7 +154,7 @@ class Device:
         The kernel drops what is on disk and begins to write what is not: that is dropped with one
         of the next spans, which reaches ``lag_bytes`` back.
         """
-        begin = max(0, read.offset - 4 * lag_bytes)
+        begin = max(0, read.offset - lag_bytes)
         with self._use:
             if self._closed:
                 return

@@ -15,12 +15,13 @@ import threading
 from collections import deque
 
 LEAST, MOST = 4, 16
-UNKNOWN = 8
+UNKNOWN = MOST
 """Requests at a time before anything is known."""
 GOAL_BYTES_PER_S = 1e9
-SMALL_BYTES, LARGE_BYTES = 256 << 10, 1 << 20
+SMALL_BYTES, LARGE_BYTES = 128 << 10, 384 << 10
 """Requests that tell the latency, and those that tell the rate."""
 KEPT = 64
+FEW = 8
 FEW_REQUEST_BYTES, MANY_REQUEST_BYTES = 4 << 20, 2 << 20
 """Stored bytes of one request, with few and with many at a time: memory is their product."""
 
@@ -66,6 +67,6 @@ class LinkEstimate:
         return length / max(seconds - self.latency_s, seconds / 4, 1e-6)
 
     def _size(self) -> None:
-        few = self.in_flight < UNKNOWN
+        few = self.in_flight < FEW
         self.request_bytes = FEW_REQUEST_BYTES if few else MANY_REQUEST_BYTES
         self.window_bytes = 2 * self.in_flight * self.request_bytes

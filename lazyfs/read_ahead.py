@@ -32,9 +32,12 @@ LOOK_UPS = 2
 """Threads beside those that fetch, so that the next look-up never waits for a request."""
 UNUSED_BUDGET_BYTES = 1 << 30
 """With more than this on a device that was brought unasked and not used since, none is added."""
-LAG_BYTES, STEP_BYTES = 16 << 20, 8 << 20
+LAG_BYTES, STEP_BYTES = 256 << 20, 32 << 20
 """How far behind a sequential reader, and in what steps, the device file's copy of what it has read
-leaves the page cache: the mount's own copy stays, and pages taken anew cost a reader more CPU."""
+leaves the page cache: the mount's own copy stays. Late, since what is not on the disk yet has to be
+written for it, which takes the cores from whoever reads a file no longer than this."""
+FIRST_REQUEST_BYTES = 512 << 10
+"""Of a reader that has just begun: many at a time, so that the first of them are soon there."""
 
 
 class ReadAhead:
@@ -87,9 +90,8 @@ class ReadAhead:
         with contextlib.suppress(HotstartError):  # the table's next part can't be read: so be it
             table = device.table()
             found = {chunk.device_offset: chunk for span in spans for chunk in table.between(span)}
-            tasks = self._claims.queue_unasked(
-                device, found.values(), table.packs, limit=link.request_bytes
-            )
+            limit = min(link.request_bytes, max(FIRST_REQUEST_BYTES, stream.run // 4))
+            tasks = self._claims.queue_unasked(device, found.values(), table.packs, limit=limit)
             with self._lock:
                 self._queues.setdefault(stream, deque()).extend(tasks)
             self._start(link.in_flight)

@@ -32,8 +32,9 @@ from hotstart.core.span import Span
 
 SEQUENTIAL_ACCESSES = 3
 STRIDED_TERMS = 4
-PROVEN_BYTES = 512 << 10
-GROWTH = 4
+PROVEN_BYTES = 192 << 10
+GROWTH = 16
+"""Steep: on a far link each step of a window costs a round trip, in which nothing else flows."""
 UNIT_BYTES = 4 << 20
 """A wide window moves on in steps of this, so that requests stay large."""
 SLACK_BYTES = 1 << 20

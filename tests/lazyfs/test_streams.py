@@ -9,6 +9,7 @@ from lazyfs.streams import (
     MOST_CAUTION,
     MOST_STREAMS,
     PROVEN_BYTES,
+    SEQUENTIAL_ACCESSES,
     SLACK_BYTES,
     UNIT_BYTES,
     Streams,
@@ -17,6 +18,9 @@ from lazyfs.streams import (
 MIB = 1 << 20
 SIZE = 10 << 30
 LIMIT = 64 * MIB
+EACH = 128 << 10
+PROVEN = max(SEQUENTIAL_ACCESSES, -(-PROVEN_BYTES // EACH))
+"""Accesses of EACH that make a sequential reader."""
 
 
 def read(streams, accesses, limit=LIMIT):
@@ -24,7 +28,7 @@ def read(streams, accesses, limit=LIMIT):
     return [streams.note(access, limit)[1] for access in accesses]
 
 
-def sequence(start, length, each=128 << 10):
+def sequence(start, length, each=EACH):
     return [Span(at, each) for at in range(start, start + length, each)]
 
 
@@ -34,14 +38,13 @@ def fetched(wanted):
 
 def test_a_sequential_reader_is_run_ahead_of_once_it_has_proven_itself():
     wanted = read(Streams(SIZE), sequence(0, 4 * MIB))
-    proven = PROVEN_BYTES // (128 << 10)
-    assert not any(wanted[: proven - 1])
-    assert wanted[proven - 1] == [Span(PROVEN_BYTES, GROWTH * PROVEN_BYTES)]
+    assert not any(wanted[: PROVEN - 1])
+    assert wanted[PROVEN - 1] == [Span(PROVEN * EACH, GROWTH * PROVEN * EACH)]
 
 
 def test_what_is_fetched_for_a_sequential_reader_is_all_that_lies_ahead_and_once():
     wanted = fetched(read(Streams(SIZE), sequence(0, 256 * MIB)))
-    assert wanted[0].offset == PROVEN_BYTES
+    assert wanted[0].offset == PROVEN * EACH
     assert all(a.end == b.offset for a, b in itertools.pairwise(wanted))
     assert wanted[-1].end >= 256 * MIB + LIMIT - UNIT_BYTES
 
@@ -52,7 +55,7 @@ def test_a_window_grows_with_what_the_reader_has_proven_up_to_what_the_link_need
     for access in sequence(0, 64 * MIB):
         stream, _ = streams.note(access, LIMIT)
         windows.append(stream.left() if stream else 0)
-    assert windows[8] <= GROWTH * 9 * (128 << 10)
+    assert windows[8] <= GROWTH * 9 * EACH
     assert max(windows) <= LIMIT
     assert windows[-1] > LIMIT - 2 * UNIT_BYTES
 
@@ -80,7 +83,7 @@ def test_readers_at_once_are_told_apart():
     wanted = fetched(read(streams, interleaved))
     for start in starts:
         mine = [span for span in wanted if start <= span.offset < start + (1 << 30)]
-        assert mine[0].offset == start + PROVEN_BYTES
+        assert mine[0].offset == start + PROVEN * EACH
         assert all(a.end == b.offset for a, b in itertools.pairwise(mine))
 
 
