@@ -41,6 +41,9 @@ from lazyfs.room import Room
 log = get_logger(__name__)
 
 SOCKET = "fill.sock"
+SWITCH_S = 0.0005
+"""How long a thread may keep the interpreter while another wants it: a reader waits for one that has
+only to answer it, behind as many as fetch ahead. The default is ten times as long."""
 FUSE_WANTED = "fuse-wanted"
 """A file in RUN_DIR: a device has been served by FUSE here, which takes CAP_SYS_ADMIN."""
 
@@ -104,6 +107,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--slow-at", default="", help="named point to wait at, for tests")
     options = parser.parse_args(argv)
     configure()
+    sys.setswitchinterval(SWITCH_S)
     raise_limit()  # an event costs a descriptor while it waits
     drop_privileges(options.run_dir)
     stopped = threading.Event()
