@@ -18,6 +18,10 @@ def planned(target):
     return run(["make", "-n", target], cwd=CHECKOUT, env=environment).text.splitlines()
 
 
+def script():
+    return (CHECKOUT / ".ci/run").read_text()
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_target_is_explained_and_does_its_own_set_up(target):
     text = run(["make", "help"], cwd=CHECKOUT, env={"PATH": os.environ["PATH"]}).text
@@ -46,8 +50,19 @@ def test_the_demo_measures_the_cold_start_and_writes_a_report():
     assert re.search(r"hotstart bench cold-start .*--report ", planned("demo")[-1])
 
 
+def test_the_readme_names_the_command_that_ci_runs():
+    (target,) = re.findall(r"^exec make .*\b(\w+) </dev/null$", script(), re.MULTILINE)
+    assert f"`make {target}`" in (CHECKOUT / "README.md").read_text()
+
+
+def test_tests_that_contributing_names_exist():
+    named = re.findall(r"`(test_\w+)`", (CHECKOUT / "CONTRIBUTING.md").read_text())
+    defined = "\n".join(path.read_text() for path in (CHECKOUT / "tests").rglob("test_*.py"))
+    assert named
+    assert [name for name in named if f"def {name}(" not in defined] == []
+
+
 def test_ci_runs_the_same_tests_and_lets_none_be_skipped():
-    script = (CHECKOUT / ".ci/run").read_text()
-    assert "REQUIRE_KERNEL_TESTS=1" in script
-    assert re.search(r"^exec make .*\btest </dev/null$", script, re.MULTILINE)
+    assert "REQUIRE_KERNEL_TESTS=1" in script()
+    assert re.search(r"^exec make .*\btest </dev/null$", script(), re.MULTILINE)
     assert os.access(CHECKOUT / ".ci/run", os.X_OK)
