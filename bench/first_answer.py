@@ -45,6 +45,11 @@ class FirstAnswer:
     vector: tuple[float, ...]
     link: LinkCount | None
 
+    @property
+    def problem(self) -> str:
+        """What was wrong before the first correct answer, or ""."""
+        return f"{self.wrong_answers} wrong answers came first" if self.wrong_answers else ""
+
 
 class FirstAnswerPoller:
     """One poll, from the namespace ``netns`` (None: this one) to ``address``."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.tables import comparison, megabytes, milliseconds
+from bench.tables import comparison, count, megabytes, milliseconds
+from bench.targets import verdict
 
 GIB = 1 << 30
 
@@ -17,7 +18,7 @@ def summary(result: Mapping[str, Any]) -> str:
             f"`{path}`",
             milliseconds(row["median_ms"]),
             milliseconds(row["p99_ms"]),
-            str(row["n"]),
+            count(row),
             megabytes(row.get("median_fetched_bytes")),
             comparison(path, result["ratios"]),
         )
@@ -44,7 +45,7 @@ def targets_markdown(result: Mapping[str, Any]) -> list[str]:
             row["title"],
             row["wanted"],
             "not measured" if row["measured"] is None else f"{row['measured']:.3g}",
-            {True: "yes", False: "no", None: "-"}[row["met"]],
+            verdict(row),
         )
         for row in result["targets"]
     ]

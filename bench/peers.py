@@ -199,6 +199,7 @@ class PeerPath:
             wall_ms=max(ready_ms, runc_ms),
             phases=peer_phases(started_s, runc_ms, answer),
             answer_ok=answer.wrong_answers == 0,
+            problem=answer.problem,
         )
 
 

@@ -119,6 +119,7 @@ class ProductPath:
             phases=product_phases(started, ready_ms, pull_ms),
             fetched_bytes=fetched_bytes,
             answer_ok=answer.wrong_answers == 0,
+            problem=answer.problem,
         )
 
     def _pull(self, running: BenchAgent) -> float:

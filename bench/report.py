@@ -14,7 +14,8 @@ from typing import Any
 
 from bench.markdown import summary
 from bench.plots import phase_plots, ready_plot
-from bench.tables import megabytes, milliseconds
+from bench.tables import count, megabytes, milliseconds
+from bench.targets import verdict
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; color: #20262b }
@@ -70,7 +71,7 @@ def _paths(result: Mapping[str, Any]) -> str:
             path,
             milliseconds(row["median_ms"]),
             milliseconds(row["p99_ms"]),
-            str(row["n"]),
+            count(row),
             milliseconds(row.get("median_wall_ms")),
             megabytes(row.get("median_fetched_bytes")),
         )
@@ -80,13 +81,12 @@ def _paths(result: Mapping[str, Any]) -> str:
 
 
 def _targets(result: Mapping[str, Any]) -> str:
-    words = {True: "yes", False: "no", None: "not measured"}
     rows = [
         (
             row["title"],
             row["wanted"],
-            "-" if row["measured"] is None else f"{row['measured']:.3g}",
-            words[row["met"]],
+            "not measured" if row["measured"] is None else f"{row['measured']:.3g}",
+            verdict(row),
         )
         for row in result["targets"]
     ]
@@ -118,7 +118,7 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 def _cell(number: int, text: str) -> str:
     kind = (
         ' class="no"'
-        if text == "no"
+        if text == "no" or text.startswith("no (")
         else ' class="number"'
         if number and text[:1].isdigit()
         else ""

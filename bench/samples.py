@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hotstart.core.errors import HotstartError
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -83,6 +85,22 @@ def _summary(rows: Sequence[Sample], failed: int) -> dict[str, Any]:
     if failed:
         summary["failed"] = failed
     return summary
+
+
+class StartsFailed(HotstartError):
+    """Some starts of a run gave no correct answer; the document's samples hold the reasons."""
+
+
+def refuse_failures(summary: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise StartsFailed if a start of any path gave a wrong answer, or none."""
+    failed = {path: row["failed"] for path, row in summary.items() if row.get("failed")}
+    if failed:
+        each = ", ".join(f"{path} {number}" for path, number in failed.items())
+        total = sum(failed.values()) + sum(row["n"] for row in summary.values())
+        raise StartsFailed(
+            f"{sum(failed.values())} of {total} starts gave no correct answer: {each}; "
+            "the samples of the JSON document say why"
+        )
 
 
 def is_ours(path: str) -> bool:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.samples import is_ours
+from bench.targets import verdict
 
 MEGABYTE = 1e6
 QUICK_MS = 10_000.0
@@ -32,7 +33,7 @@ def paths_table(result: Mapping[str, Any]) -> Table:
             path,
             milliseconds(row["median_ms"]),
             milliseconds(row["p99_ms"]),
-            str(row["n"]) + (f" (+{row['failed']} failed)" if row.get("failed") else ""),
+            count(row),
             milliseconds(row.get("median_wall_ms")),
             megabytes(row.get("median_fetched_bytes")),
             comparison(path, result["ratios"]),
@@ -48,14 +49,18 @@ def targets_table(result: Mapping[str, Any]) -> Table:
         table.add_column(name, justify="right")
     for row in result["targets"]:
         measured = "not measured" if row["measured"] is None else f"{row['measured']:.3g}"
-        table.add_row(row["title"], row["wanted"], measured, _verdict(row["met"]))
+        table.add_row(row["title"], row["wanted"], measured, _verdict(row))
     return table
 
 
-def _verdict(met: bool | None) -> Text:
-    if met is None:
-        return Text("-")
-    return Text("yes", style="green") if met else Text("no", style="bold red")
+def _verdict(row: Mapping[str, Any]) -> Text:
+    style = {True: "green", False: "bold red", None: ""}[row["met"]]
+    return Text(verdict(row), style=style)
+
+
+def count(row: Mapping[str, Any]) -> str:
+    """Say how many samples a path's figures are of, and how many starts failed."""
+    return str(row["n"]) + (f" (+{row['failed']} failed)" if row.get("failed") else "")
 
 
 def comparison(path: str, ratios: Mapping[str, float]) -> str:

@@ -11,7 +11,8 @@ from bench.tables import tables
 from bench.targets import TARGETS, outcomes
 
 
-def result(**extra):
+def result(*failed, samples_each=5, **extra):
+    """A result whose paths have so many samples; those in ``failed`` one more, a wrong answer."""
     samples = [
         Sample(
             path=path,
@@ -21,7 +22,7 @@ def result(**extra):
             phases={"runc_ms": 30.0, "until_listening_ms": ready + number - 30},
             fetched_bytes=fetched,
         )
-        for number in range(5)
+        for number in range(samples_each)
         for path, ready, fetched in (
             ("cold", 4000.0, 0),
             ("restore", 90.0, 0),
@@ -29,7 +30,9 @@ def result(**extra):
             ("restore-empty-node", 450.0, 60_000_000),
         )
     ]
-    samples.append(Sample(path="restore", round=5, ready_ms=1.0, wall_ms=1.0, answer_ok=False))
+    samples += [
+        Sample(path=path, round=5, ready_ms=1.0, wall_ms=1.0, answer_ok=False) for path in failed
+    ]
     summary = summarize(samples)
     document = {
         "scenario": "cold-start",
@@ -66,6 +69,31 @@ def test_targets_are_judged_by_the_ratios_of_the_run():
     assert found["import_ratio"] is None
 
 
+def test_a_target_is_missed_where_a_path_of_it_gave_a_wrong_answer():
+    found = verdicts(result("restore", empty_node_fetched_share=0.1))
+    assert (found["cold/restore"], found["restore/criu-plain"]) == (False, False)
+    assert found["empty_node_fetched_share"] is True
+    found = verdicts(result("restore-empty-node", empty_node_fetched_share=0.1))
+    assert (found["cold/restore"], found["empty_node_fetched_share"]) == (True, False)
+
+
+def test_a_target_is_missed_where_every_answer_of_a_path_was_wrong():
+    document = result()
+    document["summary"]["restore"] = {"n": 0, "median_ms": None, "p99_ms": None, "failed": 5}
+    document["ratios"] = {}
+    found = {row["figure"]: (row["met"], row["reason"]) for row in outcomes(document)}
+    assert found["cold/restore"] == (False, "5 failed")
+    assert found["hotstart-cold/cold"] == (None, "")
+
+
+def test_fewer_than_five_samples_meet_no_target():
+    document = result(samples_each=4, import_ratio=1.0, empty_node_fetched_share=0.1)
+    found = {row["figure"]: (row["met"], row["reason"]) for row in document["targets"]}
+    assert found["cold/restore"] == found["empty_node_fetched_share"] == (False, "n too small")
+    assert found["import_ratio"] == (True, "")
+    assert found["build_mb_per_s_per_core"] == (None, "")
+
+
 def test_a_limit_itself_meets_at_least_and_at_most_but_not_below():
     met = {target.bound: target.met_by(target.limit) for target in TARGETS}
     assert met == {"at least": True, "at most": True, "below": False}
@@ -79,7 +107,8 @@ def text_of(document, width=140):
 
 
 def test_the_table_names_every_path_and_its_failures():
-    text = text_of(result())
+    text = text_of(result("restore"))
+    assert "no (1 failed)" in text
     assert "4002 ms" in text
     assert "(+1 failed)" in text
     assert "43.5x cold" in text
@@ -124,6 +153,16 @@ def test_a_result_without_any_good_sample_still_makes_a_page(tmp_path):
     document["ratios"] = {}
     text = write_report(document, tmp_path).read_text()
     assert text.count("<svg") == 1
+
+
+def test_page_and_markdown_name_failures_and_what_they_make_of_targets(tmp_path):
+    write_report(result("restore"), tmp_path)
+    markdown = (tmp_path / "summary.md").read_text()
+    assert "| `restore` | 92 ms | 94 ms | 5 (+1 failed) |" in markdown
+    assert "| cold start over restore | at least 25 | 43.5 | no (1 failed) |" in markdown
+    page = (tmp_path / "index.html").read_text()
+    assert "5 (+1 failed)" in page
+    assert '<td class="no">no (1 failed)</td>' in page
 
 
 def test_the_markdown_names_command_conditions_and_every_path(tmp_path):

@@ -2,7 +2,14 @@ import math
 
 import pytest
 
-from bench.samples import Sample, percentile, ratios, summarize
+from bench.samples import (
+    Sample,
+    StartsFailed,
+    percentile,
+    ratios,
+    refuse_failures,
+    summarize,
+)
 
 
 def sample(path, ready_ms, **fields):
@@ -50,3 +57,11 @@ def test_a_failed_sample_has_no_number_in_the_document():
     document = sample("cold", math.nan, answer_ok=False, problem="why").as_dict()
     assert document["ready_ms"] is None
     assert document["problem"] == "why"
+
+
+def test_a_run_with_a_wrong_answer_ends_with_a_sentence_that_counts_them():
+    good = [sample("cold", 1.0), sample("restore", 1.0)]
+    refuse_failures(summarize(good))
+    wrong = [sample("restore", 1.0, answer_ok=False)] * 2
+    with pytest.raises(StartsFailed, match=r"^2 of 4 starts .*: restore 2; "):
+        refuse_failures(summarize(good + wrong))
