@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from agent.launch import require_root
 from agent.values import METRICS_VARIABLE
 from bench.cold_start import run_cold_start
 from bench.cold_start_options import LEAST_ROUNDS, ORDER, ColdStartOptions
@@ -19,10 +19,12 @@ from bench.fs.report import tables as fs_tables
 from bench.fs.report import write_report as write_fs_report
 from bench.fs.scenario import run_fs
 from bench.report import write_report
+from bench.samples import refuse_failures
 from bench.tables import tables
+from cli.bench_results import check_places, keep
 from cli.command import OwnJsonCommand
 from cli.interrupts import interrupted_by
-from cli.output import progress, say
+from cli.output import progress
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,6 +72,7 @@ def cold_start(
     scratch: Path,
 ) -> None:
     """From the request to the first correct answer, by every path."""
+    _check(json_file, report)
     options = ColdStartOptions(
         environment=_environment(),
         command=["hotstart", *sys.argv[1:]],
@@ -80,8 +83,9 @@ def cold_start(
     )
     with interrupted_by(), progress() as sink:
         result = run_cold_start(options, sink)
-    _keep(result, json_file, report, write_report)
     _show(tables(result))
+    keep(result, json_file, report, write_report)
+    refuse_failures(result["summary"])
 
 
 @bench.command("fs", cls=OwnJsonCommand)
@@ -108,6 +112,7 @@ def file_systems(
     scratch: Path,
 ) -> None:
     """Files through the mount, beside other file systems and clients."""
+    _check(json_file, report)
     options = FsOptions(
         environment=_environment(),
         command=["hotstart", *sys.argv[1:]],
@@ -119,8 +124,8 @@ def file_systems(
     )
     with interrupted_by(), progress() as sink:
         result = run_fs(options, sink)
-    _keep(result, json_file, report, write_fs_report)
     _show(fs_tables(result))
+    keep(result, json_file, report, write_fs_report)
 
 
 def _environment() -> dict[str, str]:
@@ -128,16 +133,10 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != METRICS_VARIABLE}
 
 
-def _keep(
-    result: dict[str, Any],
-    json_file: Path | None,
-    report: Path | None,
-    write: Callable[[dict[str, Any], Path], Path],
-) -> None:
-    if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=2) + "\n")
-    if report is not None:
-        say(f"hotstart: the report is {write(result, report)}")
+def _check(json_file: Path | None, report: Path | None) -> None:
+    """Refuse what could not be carried out, before anything is measured."""
+    require_root("hotstart bench")
+    check_places(json_file, report)
 
 
 def _show(found: Sequence[Table]) -> None:
