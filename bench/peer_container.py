@@ -74,7 +74,7 @@ class PeerContainer:
         """``upper``: a writable layer to begin with, copied; None: an empty one."""
         self.directory = ContainerDirectory(directory)
         self._program = program
-        self._place = place
+        self.place = place
         self._first_upper = upper
         self._stack = ExitStack()
         self._read_ends: list[int] = []
@@ -113,7 +113,7 @@ class PeerContainer:
         image.mkdir(parents=True)
         paths = ["--image-path", str(image), "--work-path", str(self.directory.criu)]
         argv = self._runc(["checkpoint", *paths, self.directory.name])
-        done = run(argv, env=self._place.env, check=False, timeout_s=RUNC_TIMEOUT_S)
+        done = run(argv, env=self.place.env, check=False, timeout_s=RUNC_TIMEOUT_S)
         if done.status != 0:
             log = done.stderr.decode(errors="replace") + _tail(self.directory.criu / "dump.log")
             raise PeerFailed("runc checkpoint", f"exit status {done.status}", log)
@@ -142,9 +142,9 @@ class PeerContainer:
             directory,
             ContainerSpec(name=directory.name),
             self._program.image_config(),
-            netns=self._place.netns,
+            netns=self.place.netns,
             cgroup=f"{CGROUP}/{directory.name}",
-            criu_config=self._place.criu_config,
+            criu_config=self.place.criu_config,
         )
         self._stack.callback(self._delete)
 
@@ -157,7 +157,7 @@ class PeerContainer:
         with ExitStack() as passed:
             stdin, stdout, stderr = self._pipes(passed)
             started_s = time.monotonic()
-            process = spawn(argv, stdin=stdin, stdout=stdout, stderr=stderr, env=self._place.env)
+            process = spawn(argv, stdin=stdin, stdout=stdout, stderr=stderr, env=self.place.env)
             try:
                 status = process.wait(RUNC_TIMEOUT_S)
             except TimeoutExpired as err:
@@ -166,8 +166,7 @@ class PeerContainer:
                 raise CommandTimedOut(argv, RUNC_TIMEOUT_S) from err
             elapsed_ms = (time.monotonic() - started_s) * 1e3
         if status != 0:
-            log = self.log() + _tail(self.directory.criu / "restore.log")
-            raise PeerFailed(f"runc {verb}", f"exit status {status}", log)
+            raise PeerFailed(f"runc {verb}", f"exit status {status}", self.log())
         return elapsed_ms
 
     def _pipes(self, passed: ExitStack) -> tuple[int, int, int]:
@@ -188,7 +187,7 @@ class PeerContainer:
 
     def _delete(self) -> None:
         argv = self._runc(["delete", "--force", self.directory.name])
-        run(argv, env=self._place.env, check=False, timeout_s=RUNC_TIMEOUT_S)
+        run(argv, env=self.place.env, check=False, timeout_s=RUNC_TIMEOUT_S)
 
 
 def _tail(path: Path) -> str:

@@ -6,7 +6,10 @@ nothing running. The clock starts before runc is executed and stops at the first
 
 CRIU has the options that ours has (network lock skipped, control groups left to runc, files checked
 by size only), and /run a tmpfs for runc and CRIU alone, because CRIU keeps its kernel probes only
-there (criu/kerndat.c). Programs inherit that /run from the thread that starts them.
+there (criu/kerndat.c). Programs inherit that /run from the thread that starts them. runc starts it
+by the front that ours has, so no shell lies between them. A restore writes no log: runc asks for
+the most detailed one (220 KB), and what it asks for goes before a configured verbosity
+(criu/cr-service.c, setup_logging_from_req), but a configured file goes before its own.
 """
 
 from __future__ import annotations
@@ -35,9 +38,10 @@ from hotstart.kernel.namespaces import (
     create_network,
     remove_network,
 )
-from snapshotter.criu import CriuOptions
+from snapshotter.criu import CriuFront, CriuOptions
 
 RUN_BYTES = 64 << 20
+NO_LOG = "log-file /dev/null\n"
 CALL_OFF_TIMEOUT_S = 90.0
 
 Result = TypeVar("Result")
@@ -57,11 +61,11 @@ class PeerStage:
         self.netns = scratch / "netns"
         self.dump = scratch / "dump"
         self.dumped_upper = scratch / "dumped-upper"
+        self._front = CriuFront(scratch / "criu", criu)
         self._place = PeerPlace(
             netns=self.netns,
             criu_config=scratch / "criu.conf",
-            # runc finds criu on PATH.
-            env={"PATH": f"{criu.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"},
+            env=self._front.environment(plain_run=True),
         )
 
     def __enter__(self) -> PeerStage:
@@ -89,6 +93,7 @@ class PeerStage:
         create_network(self.netns)
         self._stack.callback(remove_network, self.netns)
         call_in_network(self.netns, lambda: run(["ip", "link", "set", "lo", "up"]))
+        self._front.install()
         CriuOptions().write(self._place.criu_config)
 
     def in_private_run(self, function: Callable[[], Result]) -> Result:
@@ -164,6 +169,7 @@ class PeerStage:
                 run(["cp", "--archive", str(container.directory.upper), str(self.dumped_upper)])
 
         self.in_private_run(dump)
+        self._place.criu_config.write_text(CriuOptions().config_text() + NO_LOG)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The peers for real: runc and CRIU on an overlay of this machine's own root."""
 
+import shutil
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from bench.peers import PeerPath, PeerStage
 from bench.question import Question
 from hotstart.kernel.cgroup import Group
 from hotstart.kernel.mounts import mounts_below
-from snapshotter.criu import INSTALLED
+from snapshotter.criu import INSTALLED, direct_command
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.kernel
@@ -54,6 +55,22 @@ def test_cold_and_restored_servers_give_the_same_correct_answer(scratch):
             assert sum(sample.phases.values()) == pytest.approx(sample.ready_ms)
         assert not list(scratch.glob("peer-*"))
     assert not (scratch / "netns").exists()
+
+
+def test_a_plain_restore_writes_no_log_and_starts_criu_without_a_shell(scratch):
+    with PeerStage(scratch, program(python(), SERVER, "0.0.0.0", 8000), CRIU) as stage:
+        stage.capture(QUESTION, 20)
+        with stage.container() as container:
+            found = shutil.which("criu", path=container.place.env["PATH"])
+        assert all(f"'{word}'" in Path(found).read_text() for word in direct_command(CRIU))
+        assert str(CRIU) not in Path(found).read_text()
+
+        def logged():
+            with stage.container(stage.dumped_upper) as container:
+                container.restore(stage.dump)
+                return [path.name for path in container.directory.criu.glob("*.log")]
+
+        assert stage.in_private_run(logged) == []
 
 
 def test_a_wrong_answer_is_never_ready(scratch):
