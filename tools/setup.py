@@ -1,6 +1,7 @@
 """``make setup``: everything that Hotstart needs on a Debian 12 or 13 machine, nothing twice.
 
-System packages, CRIU in a prefix of its own (with a self-test), ``.venv``. Idempotent: a second
+System packages, CRIU in a prefix of its own (with a self-test), ``.venv``, and whether pip has a
+CPU build of torch for the demo. Idempotent: a second
 run takes about a second. Standard library only, since this is what installs the rest.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hotstart.core.errors import HotstartError, UserError
-from tools import criu_prefix, system_packages, virtual_environment
+from tools import criu_prefix, system_packages, torch_build, virtual_environment
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -24,6 +25,7 @@ def main() -> int:
         system_packages.ensure,
         criu_prefix.ensure,
         lambda: virtual_environment.ensure(CHECKOUT),
+        lambda: torch_build.ensure(CHECKOUT),
     )
     for step in steps:
         try:

@@ -103,6 +103,14 @@ def ensure_tree(cache: Path, progress: ProgressSink | None = None) -> DemoTree:
     return DemoTree(place / "rootfs", about["torch"])
 
 
+def built_torch(cache: Path) -> str | None:
+    """Return the torch of the demo tree below ``cache``, or None if there is no tree yet."""
+    about = cache / f"demo-tree-{_key()}/about.json"
+    if not about.exists():
+        return None
+    return str(json.loads(about.read_text())["torch"])
+
+
 def _key() -> str:
     inputs = {
         "recipe": RECIPE,

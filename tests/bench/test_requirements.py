@@ -5,7 +5,14 @@ import json
 import pytest
 
 from bench.workload import requirements
-from bench.workload.requirements import CudaBuild, Pinned, install, refuse_cuda, resolve
+from bench.workload.requirements import (
+    CudaBuild,
+    Pinned,
+    install,
+    refuse_cuda,
+    resolve,
+    resolve_alone,
+)
 from hotstart.core.errors import Unsupported
 from hotstart.core.run import CommandFailed
 
@@ -16,13 +23,16 @@ CPU = [("torch", "2.13.0+cpu"), ("numpy", "2.4.6"), ("cudatools-docs", "1")]
 def pip(tmp_path, monkeypatch):
     """A python whose pip keeps its arguments and reports what the test wants."""
 
-    def make(packages=(), *, status=0, stderr=""):
-        report = {"install": [{"metadata": {"name": n, "version": v}} for n, v in packages]}
+    def make(packages=(), *, status=0, stderr="", needed=(), download_bytes=0):
+        metadata = [{"name": n, "version": v, "requires_dist": needed} for n, v in packages]
+        report = {"install": [{"metadata": entry} for entry in metadata]}
         (tmp_path / "report").write_text(json.dumps(report))
         (tmp_path / "stderr").write_text(stderr)
         program = tmp_path / "python"
         program.write_text(
-            f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/argv\ncat {tmp_path}/report\n'
+            f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/argv\n'
+            f"env --ignore-signal=XFSZ truncate -s {download_bytes} {tmp_path}/wheel || exit 1\n"
+            f"cat {tmp_path}/report\n"
             f"cat {tmp_path}/stderr >&2\nexit {status}\n"
         )
         program.chmod(0o755)
@@ -70,6 +80,23 @@ def test_cuda_in_any_spelling_is_refused_by_name(pip, package):
     pip([(package.name, package.version)])
     with pytest.raises(CudaBuild):
         resolve(["torch"])
+
+
+def test_torch_is_asked_for_alone_before_anything_that_it_needs(pip, monkeypatch):
+    pip(CPU[:1], needed=["filelock", "nvidia-cublas==13.1; platform_system == 'Linux'"])
+    with pytest.raises(CudaBuild, match="nvidia-cublas"):
+        resolve([requirements.TORCH, "numpy"])
+    elsewhere = "arm64" if requirements.platform.machine() != "arm64" else "x86_64"
+    pip(CPU[:1], needed=[f"triton>=3; platform_machine == '{elsewhere}'", 'triton; extra == "x"'])
+    assert resolve([requirements.TORCH]) == (Pinned(*CPU[0]),)
+
+
+def test_a_file_larger_than_any_cpu_build_is_not_downloaded(pip, tmp_path):
+    pip(CPU[:1], download_bytes=requirements.MOST_BYTES)
+    assert resolve_alone(requirements.TORCH) == Pinned(*CPU[0])
+    pip(CPU[:1], download_bytes=requirements.MOST_BYTES + 1)
+    with pytest.raises(CudaBuild, match="more than 500 MiB"):
+        resolve_alone(requirements.TORCH)
 
 
 def test_a_python_without_pip_is_told_apart_from_a_failed_download(pip):
