@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from bench import environment
+from bench.bare_pull import bare_pull_ms, pull_figures
 from bench.cold_start_options import FAR_PATHS, LEAST_ROUNDS, ORDER, ColdStartOptions
 from bench.extras import import_figures, warm_read_figures
 from bench.page_cache import PageCache
 from bench.peers import PeerPath
-from bench.preparation import IMAGE, SNAPSHOT
+from bench.preparation import IMAGE, SNAPSHOT, unrecorded_image
 from bench.product import ProductPath, empty_node, warm_node
 from bench.rounds import Cold, MeasuredPath, Warm, run_rounds
 from bench.samples import Sample, ratios, summarize
@@ -46,6 +47,7 @@ def run_cold_start(options: ColdStartOptions, progress: ProgressSink) -> dict[st
         samples = run_rounds(paths_of(scene, options), options.rounds, progress)
         extra = scene.figures | fetched_shares(samples, scene.store_bytes)
         if options.figures:
+            extra |= _pull_figures(scene, options, samples)
             extra |= _mount_figures(scene, options)
         facts["load_average_after"] = environment.load_average()
     return document(facts, options.link.as_dict(), samples, extra)
@@ -146,7 +148,13 @@ def _far_paths(scene: Scene, options: ColdStartOptions) -> dict[str, MeasuredPat
     unrecorded = "restore-empty-node-unrecorded"
     return {
         "pull-and-cold": replace(cold, name="pull-and-cold", pull_first=True),
-        "lazy-cold": replace(cold, name="lazy-cold"),
+        "lazy-cold": replace(cold, name="lazy-cold", phase="prefetch_ms"),
+        "lazy-cold-unrecorded": replace(
+            cold,
+            name="lazy-cold-unrecorded",
+            reference_of_round=unrecorded_image,
+            phase="pull_ms",
+        ),
         "restore-empty-node": replace(base, name="restore-empty-node"),
         unrecorded: replace(base, name=unrecorded, question=scene.unrecorded),
     }
@@ -167,6 +175,16 @@ def fetched_shares(samples: Sequence[Sample], store_bytes: int) -> dict[str, flo
         if path in names and fetched:
             shares[names[path]] = round(statistics.median(fetched) / store_bytes, 4)
     return shares
+
+
+def _pull_figures(
+    scene: Scene, options: ColdStartOptions, samples: Sequence[Sample]
+) -> dict[str, float]:
+    if scene.far is None or not options.wants("pull-and-cold"):
+        return {}
+    return pull_figures(
+        bare_pull_ms(scene.far, scene.agent.store.url, IMAGE, scene.scratch), samples
+    )
 
 
 def _mount_figures(scene: Scene, options: ColdStartOptions) -> dict[str, float]:

@@ -19,6 +19,7 @@ LEAST_ROUNDS = 5
 FAR_PATHS = (
     "pull-and-cold",
     "lazy-cold",
+    "lazy-cold-unrecorded",
     "restore-empty-node",
     "restore-empty-node-unrecorded",
 )

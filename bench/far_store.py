@@ -23,6 +23,7 @@ from hotstart.core.progress import Progress, ProgressSink
 from hotstart.core.run import PIPE, Process, spawn
 
 BUCKET = "bench"
+PREFIX = "store"
 SOURCE = Path(bench.__file__).parents[1]
 
 
@@ -121,7 +122,7 @@ class FarStore:
             "AWS_ACCESS_KEY_ID": S3Server.access_key,
             "AWS_SECRET_ACCESS_KEY": S3Server.secret_key,
         }
-        url = f"s3://{BUCKET}/store?endpoint={endpoint}&region={REGION}"
+        url = f"s3://{BUCKET}/{PREFIX}?endpoint={endpoint}&region={REGION}"
         return StoreAccess(url, {**self._environment, **credentials})
 
 

@@ -11,7 +11,7 @@ import shutil
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.client import Listener
@@ -22,6 +22,8 @@ from bench.question import Question
 from bench.workload.tree import DemoTree
 from hotstart.core.progress import ProgressSink
 from hotstart.kernel.mounts import overlay, unmount
+from hotstart.store.manifest import ImageManifest
+from hotstart.store.references import ReferenceName
 from hotstart.store.stack import Store, open_store
 from image_builder.build import build
 from image_builder.options import BuildOptions, BuildResult
@@ -30,6 +32,7 @@ from runtime.container_spec import ContainerSpec, PortMapping
 IMAGE = "bench/embedding:v1"
 CHANGED_IMAGE = "bench/embedding:v2"
 SNAPSHOT = "bench/embedding-hot:v1"
+ROUND = "hotstart.bench.round"
 START_TIMEOUT_S = 120.0
 
 
@@ -65,6 +68,26 @@ class BuildFigures:
 def build_image(tree: DemoTree, store: Store, progress: ProgressSink) -> BuildResult:
     """Build the demo image under ``IMAGE``."""
     return build(str(tree.root), store, reference=IMAGE, options=_options(tree), progress=progress)
+
+
+def add_unrecorded(store: Store, rounds: int) -> None:
+    """Name the demo image once more for each round, by a manifest of its own.
+
+    A trace belongs to a manifest, and a first start records one: so each start finds none.
+    """
+    name = ReferenceName.parse(IMAGE)
+    content = bytes(store.blobs.read(store.references.get(name).target.digest))
+    manifest = ImageManifest.parse(content)
+    for number in range(rounds):
+        other = replace(manifest, annotations={**manifest.annotations, ROUND: str(number)})
+        target = other.descriptor()
+        store.blobs.put(target.digest, other.to_bytes())
+        store.references.swap(ReferenceName.parse(unrecorded_image(number)), target, None)
+
+
+def unrecorded_image(round_number: int) -> str:
+    """Return the name of the image that no start has been recorded of before this round."""
+    return f"bench/embedding-unrecorded:r{round_number}"
 
 
 def rebuild_changed(

@@ -68,13 +68,22 @@ class ProductPath:
     reference: str
     question: Question
     ready: str | None = None
+    reference_of_round: Callable[[int], str] | None = None
+    """Another reference each round; None: ``reference``."""
     pull_first: bool = False
+    phase: str = ""
+    """What tells the wanted kind of start from others; "": any will do."""
     emptied: PageCache | None = None
     link: LinkEmulator | None = None
     timeout_s: float = 120.0
 
     def measure(self, round_number: int) -> Sample:
         """Start once; see ``bench.rounds.MeasuredPath``."""
+        if self.reference_of_round is not None:
+            fixed = replace(
+                self, reference=self.reference_of_round(round_number), reference_of_round=None
+            )
+            return fixed.measure(round_number)
         port = free_port()
         question = replace(self.question, port=port)
         counters = None if self.link is None else self.link.counters
@@ -145,6 +154,11 @@ class ProductPath:
             raise WrongRoute(
                 f"{self.name}: started by the route {started.route!r}, expected {wanted!r} "
                 f"({started.fallback_reason or 'no reason given'})"
+            )
+        if self.phase and self.phase not in started.phases:
+            raise WrongRoute(
+                f"{self.name}: there is no {self.phase} in this start, only "
+                f"{', '.join(started.phases)}"
             )
 
 

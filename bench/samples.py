@@ -114,6 +114,7 @@ RATIOS = (
     ("hotstart-cold", "cold"),
     ("cold-empty-cache", "restore-empty-cache"),
     ("pull-and-cold", "lazy-cold"),
+    ("pull-and-cold", "lazy-cold-unrecorded"),
     ("pull-and-cold", "restore-empty-node"),
     ("pull-and-cold", "restore-empty-node-unrecorded"),
 )

@@ -86,6 +86,7 @@ def set_up(
         agent.client.pull(store.url, reference)
     far, store_bytes = None, 0
     if any(options.wants(name) for name in FAR_PATHS):
+        preparation.add_unrecorded(store, options.rounds)
         far = stack.enter_context(FarStore(scratch / "far", options.link, options.environment))
         store_bytes = far.fill(agent.store, progress)
         figures["store_bytes"] = store_bytes

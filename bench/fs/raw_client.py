@@ -79,8 +79,9 @@ class ImageFile:
 
 def _follows(run_: Sequence[Chunk], chunk: Chunk, limit: int) -> bool:
     end = run_[-1].pack_offset + run_[-1].stored_length
+    same = run_[-1].pack_offset  # a repeated chunk: fetched once
     length = chunk.pack_offset + chunk.stored_length - run_[0].pack_offset
-    return run_[-1].pack == chunk.pack and end == chunk.pack_offset and length <= limit
+    return run_[-1].pack == chunk.pack and chunk.pack_offset in (end, same) and length <= limit
 
 
 class RawClient:

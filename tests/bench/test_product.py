@@ -143,6 +143,23 @@ def test_a_pull_comes_first_and_counts(scripted):
     assert sample.wall_ms >= sample.ready_ms
 
 
+def test_a_start_without_the_wanted_phase_is_not_a_sample(scripted):
+    agent = ScriptedAgent()
+    scripted(agent)
+    path(agent, phase="mount_ms").measure(0)
+    with pytest.raises(WrongRoute, match="no pull_ms in this start, only mount_ms"):
+        path(agent, phase="pull_ms").measure(0)
+
+
+def test_each_round_may_start_another_reference(scripted):
+    agent = ScriptedAgent()
+    scripted(agent)
+    each = path(agent, reference_of_round="hot:r{}".format)
+    for number in range(2):
+        assert each.measure(number).round == number
+        assert agent.words[1] == f"hot:r{number}"
+
+
 def test_what_no_phase_tells_is_unaccounted():
     started = CommandStart(0, 0, 0, 80.0, "restore", "", {"a_ms": 30.0, "unaccounted_ms": 50.0}, 0)
     assert product_phases(started, 100.0, 0.0) == {
