@@ -248,9 +248,10 @@ class Capturer:
         )
         with phases.phase("publish"):
             manifest = sign(final, self._key)
+            # All that can fail comes before the reference is moved.
+            kept = understand(manifest, str(name), store.url).config
             publish(writer, name, manifest)
         total = built.stats.uploaded_bytes + parts.bundle.size
-        kept = understand(manifest, str(name), store.url).config
         return Captured(str(name), manifest, kept, total, 0.0)
 
     def _config(

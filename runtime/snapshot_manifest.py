@@ -6,11 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from hotstart.core.digest import Digest
+from hotstart.core.errors import UserError
 from hotstart.store import media_types
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.json_document import JsonValue
 from hotstart.store.leased import Writer
-from hotstart.store.manifest import ImageManifest, SnapshotManifest
+from hotstart.store.manifest import MAX_BYTES, ImageManifest, SnapshotManifest, parse_manifest
 from hotstart.store.publishing import move
 from hotstart.store.references import ReferenceName
 from hotstart.store.snapshot_config import (
@@ -29,8 +31,23 @@ from runtime.rehearsal import ExpectedGolden
 from runtime.snapshot_files import DUMP
 from snapshotter.dump_directory import DumpDirectory
 from snapshotter.fingerprint import HostFingerprint
+from snapshotter.golden import Answer
+
+INLINE_ANSWER_BYTES = 64 << 10
+"""Of a longer golden answer the manifest keeps digest and length: each restore reads it whole."""
 
 _EXTERNAL = ("/dev", "/dev/shm")  # noqa: S108 - mount points inside the container
+
+
+class SnapshotTooLarge(UserError):
+    """What a snapshot keeps beside files and memory is more than any reader takes."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(
+            f"the manifest of the snapshot would have {size_bytes} bytes, "
+            f"at most {MAX_BYTES} can be read again",
+            "send fewer or shorter golden requests: they are kept in it",
+        )
 
 
 def snapshot_config(
@@ -78,8 +95,11 @@ def snapshot_config(
 def draft_manifest(
     image: ImageManifest, built: BuiltTree, config: SnapshotConfig, store: Store
 ) -> SnapshotManifest:
-    """Return the manifest as the rehearsal uses it: without a start bundle and a signature."""
-    return SnapshotManifest(
+    """Return the manifest as the rehearsal uses it: without a start bundle and a signature.
+
+    Raises SnapshotTooLarge, before anything is rehearsed.
+    """
+    draft = SnapshotManifest(
         config=put_config(config, store),
         bootstrap=built.bootstrap,
         devices=built.devices,
@@ -87,6 +107,8 @@ def draft_manifest(
         bundle_index=None,
         subject=image.descriptor(inline=True),
     )
+    _readable(draft)
+    return draft
 
 
 def hold_image(writer: Writer, image: ImageManifest) -> None:
@@ -106,15 +128,25 @@ def put_config(config: SnapshotConfig, store: Store) -> Descriptor:
 def publish(writer: Writer, name: ReferenceName, manifest: SnapshotManifest) -> None:
     """Write the manifest and move the reference to it, from wherever it was.
 
-    Raises Conflict if somebody else moves it at the same time; Collected or LeaseLost if something
-    that it needs is gone.
+    Raises SnapshotTooLarge (or ManifestInvalid) for one that nobody could read again; Conflict if
+    somebody else moves it at the same time; Collected or LeaseLost if something that it needs is
+    gone.
     """
     blobs = writer.store.blobs
-    content = manifest.to_bytes()
+    content = _readable(manifest)
     descriptor = manifest.descriptor()
     blobs.put(manifest.subject.digest, manifest.subject.data or b"")
     blobs.put(descriptor.digest, content)
     move(writer, name, descriptor, manifest.blobs())
+
+
+def _readable(manifest: SnapshotManifest) -> bytes:
+    """Return the manifest's bytes, once they are known to be what every restore will accept."""
+    content = manifest.to_bytes()
+    if len(content) > MAX_BYTES:
+        raise SnapshotTooLarge(len(content))
+    parse_manifest(content)
+    return content
 
 
 def _memory_files(dump: DumpDirectory, built: BuiltTree) -> tuple[MemoryFile, ...]:
@@ -147,4 +179,11 @@ def _golden(golden: ExpectedGolden) -> Golden:
             "body": request.body.decode(errors="replace"),
             "expect": expect,
         }
-    return Golden(value, ExpectedAnswer(golden.answer.status, body=golden.answer.body))
+    return Golden(value, _expected(golden.answer))
+
+
+def _expected(answer: Answer) -> ExpectedAnswer:
+    body = answer.body
+    if len(body) <= INLINE_ANSWER_BYTES:
+        return ExpectedAnswer(answer.status, body=body)
+    return ExpectedAnswer(answer.status, body_digest=Digest.of(body), body_bytes=len(body))

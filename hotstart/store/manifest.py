@@ -178,7 +178,7 @@ def _parse(content: bytes) -> Manifest:
 
 
 def _parse_image(fields: Fields) -> ImageManifest:
-    config = _config(fields, media_types.OCI_CONFIG)
+    config = _config(fields, (media_types.OCI_CONFIG,))
     layers = LayerReader(fields)
     annotations = _annotations(fields)
     fields.finish()
@@ -188,7 +188,7 @@ def _parse_image(fields: Fields) -> ImageManifest:
 
 
 def _parse_snapshot(fields: Fields) -> SnapshotManifest:
-    config = _config(fields, media_types.SNAPSHOT_CONFIG)
+    config = _config(fields, (media_types.SNAPSHOT_CONFIG, media_types.SNAPSHOT_CONFIG_V1))
     layers = LayerReader(fields)
     subject = Descriptor.from_json(fields.fields("subject"), ManifestInvalid)
     annotations = _annotations(fields)
@@ -209,10 +209,12 @@ def _parse_snapshot(fields: Fields) -> SnapshotManifest:
     )
 
 
-def _config(fields: Fields, media_type: str) -> Descriptor:
+def _config(fields: Fields, media_types_: tuple[str, ...]) -> Descriptor:
     config = Descriptor.from_json(fields.fields("config"), ManifestInvalid)
-    if config.media_type != media_type:
-        raise ManifestInvalid(f"config is {config.media_type[:100]!r}, expected {media_type!r}")
+    if config.media_type not in media_types_:
+        raise ManifestInvalid(
+            f"config is {config.media_type[:100]!r}, expected {' or '.join(media_types_)}"
+        )
     return config
 
 

@@ -1,8 +1,9 @@
 """SnapshotConfig: everything a restore must know that is neither bytes of files nor of memory.
 
 Canonical JSON, versioned (docs/formats/snapshot-config.md); unknown keys are refused by name, so
-no program half-understands a snapshot. ``fingerprint`` and the requests of goldens are JSON
-objects whose meaning belongs to the snapshotter; here they are only kept.
+no program half-understands a snapshot. Version 1 is read, version 2 written. ``fingerprint`` and
+the requests of goldens are JSON objects whose meaning belongs to the snapshotter; here they are
+only kept.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hotstart.core import canonical_json
+from hotstart.core.digest import Digest
 from hotstart.core.span import PAGE
 from hotstart.store.format_errors import FormatInvalid, check_version
 from hotstart.store.json_document import MAX_NUMBER, Fields, JsonValue, parse_object
 
-VERSION = 1
+VERSION = 2
+_READ = (1, VERSION)
 REHEARSED = "rehearsed"
 """Verdict: the snapshot was restored once and its golden requests were answered equally."""
 READY_CHECKED = "ready-checked only"
@@ -34,32 +37,41 @@ class SnapshotConfigInvalid(FormatInvalid):
 class ExpectedAnswer:
     """What the frozen process answered: HTTP status (or exit status) and what must be equal.
 
-    ``headers`` is the subset to compare. ``body`` is exact bytes; ``json`` a parsed document.
+    ``headers`` is the subset to compare. ``body`` is exact bytes; ``json`` a parsed document. Of a
+    large body only ``body_digest`` and its length ``body_bytes`` are kept, both or neither.
     """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict, hash=False)
     body: bytes | None = None
     json: JsonValue = field(default=None, hash=False)
+    body_digest: Digest | None = None
+    body_bytes: int | None = None
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the JSON form; absent parts are left out."""
         value: dict[str, JsonValue] = {"status": self.status, "headers": dict(self.headers)}
         if self.body is not None:
             value["body"] = base64.b64encode(self.body).decode()
+        if self.body_digest is not None:
+            value["body_digest"] = str(self.body_digest)
+            value["body_bytes"] = self.body_bytes
         if self.json is not None:
             value["json"] = self.json
         return value
 
     @classmethod
-    def from_fields(cls, fields: Fields) -> ExpectedAnswer:
+    def from_fields(cls, fields: Fields, version: int) -> ExpectedAnswer:
         """Read the JSON form."""
         status = fields.number("status", highest=999)
         headers = fields.text_mapping("headers")
         body = _base64(fields, "body") if fields.has("body") else None
-        answer = cls(status, headers, body, fields.take("json") if fields.has("json") else None)
+        json = fields.take("json") if fields.has("json") else None
+        digest, length = None, None
+        if version > 1 and body is None and fields.has("body_digest"):
+            digest, length = fields.digest("body_digest"), fields.number("body_bytes")
         fields.finish()
-        return answer
+        return cls(status, headers, body, json, digest, length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +86,10 @@ class Golden:
         return {"request": dict(self.request), "expected": self.expected.to_json()}
 
     @classmethod
-    def from_fields(cls, fields: Fields) -> Golden:
+    def from_fields(cls, fields: Fields, version: int) -> Golden:
         """Read the JSON form."""
-        golden = cls(
-            fields.mapping("request"), ExpectedAnswer.from_fields(fields.fields("expected"))
-        )
+        expected = ExpectedAnswer.from_fields(fields.fields("expected"), version)
+        golden = cls(fields.mapping("request"), expected)
         fields.finish()
         return golden
 
@@ -134,6 +145,7 @@ class SnapshotConfig:
 
     ``upper``: the snapshot holds a writable layer. ``stdio_pipes``: CRIU's names of the pipes
     that were stdin, stdout and stderr. ``ready``: the readiness probe as the command line takes it.
+    ``start_key`` names the way in which the image was started (hex); "" where nobody knows it.
     """
 
     image_reference: str
@@ -158,6 +170,7 @@ class SnapshotConfig:
     stdio_pipes: tuple[str, ...]
     external_mounts: tuple[ExternalMount, ...]
     created_ns: int
+    start_key: str = ""
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes. Raises ValueError for values that no reader takes."""
@@ -180,7 +193,9 @@ class SnapshotConfig:
     def parse(cls, content: bytes) -> SnapshotConfig:
         """Read canonical bytes. Raises SnapshotConfigInvalid or FormatVersionUnknown."""
         fields = parse_object(content, SnapshotConfigInvalid, canonical=True)
-        check_version("snapshot config", fields.take("version"), (VERSION,))
+        named = fields.take("version")
+        check_version("snapshot config", named, _READ)
+        version = 1 if named == 1 else VERSION
         config = cls(
             image_reference=fields.text("image_reference"),
             argv=fields.texts("argv"),
@@ -195,7 +210,7 @@ class SnapshotConfig:
             cpus=_cpus(fields),
             stateful=fields.flag("stateful"),
             verdict=_verdict(fields),
-            goldens=tuple(Golden.from_fields(item) for item in fields.each("goldens")),
+            goldens=tuple(Golden.from_fields(item, version) for item in fields.each("goldens")),
             fingerprint=fields.mapping("fingerprint"),
             criu_version=fields.text("criu_version"),
             memory_files=tuple(MemoryFile.from_fields(i) for i in fields.each("memory_files")),
@@ -206,6 +221,7 @@ class SnapshotConfig:
                 ExternalMount.from_fields(item) for item in fields.each("external_mounts")
             ),
             created_ns=fields.number("created_ns"),
+            start_key=fields.text("start_key") if version > 1 else "",
         )
         fields.finish()
         if not config.argv:
@@ -227,6 +243,7 @@ _PLAIN = (
     "read_ahead_kib",
     "upper",
     "created_ns",
+    "start_key",
 )
 _LISTS = ("argv", "env", "ports", "volumes", "stdio_pipes")
 _OBJECTS = ("goldens", "memory_files", "external_mounts")

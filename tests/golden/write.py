@@ -16,7 +16,7 @@ TARGET = Descriptor.of("application/vnd.oci.image.manifest.v1+json", b"x", {"not
 GOLDEN = {
     "image-manifest.v1": lambda: samples.image().to_bytes(),
     "snapshot-manifest.v1": lambda: samples.snapshot().to_bytes(),
-    "snapshot-config.v1": lambda: samples.snapshot_config().to_bytes(),
+    "snapshot-config.v2": lambda: samples.snapshot_config_v2().to_bytes(),
     "lease.v1": lambda: samples.lease().to_bytes(),
     "reference.v1": lambda: encode_reference(NAME, TARGET),
     "chunk-table.v1": lambda: samples.table(5)[0].content,

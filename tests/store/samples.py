@@ -1,6 +1,7 @@
 """Values of every format, used by the property tests and as the source of the golden files."""
 
 import random
+from dataclasses import replace
 
 from hotstart.core.digest import ChunkDigest, Digest
 from hotstart.core.span import PAGE
@@ -86,6 +87,14 @@ def lease():
     return LeaseDocument(
         "node-1:4711", (Digest.of(b"image"),), (Digest.of(b"pack"), Digest.of(b"table"))
     )
+
+
+def snapshot_config_v2():
+    """With all that version 1 could not say."""
+    large = ExpectedAnswer(200, body_digest=Digest.of(b"large"), body_bytes=70_000)
+    config = snapshot_config()
+    goldens = (*config.goldens, Golden({"path": "/large", "port": 8000}, large))
+    return replace(config, goldens=goldens, start_key="ab" * 32)
 
 
 def snapshot_config():

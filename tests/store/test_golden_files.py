@@ -15,7 +15,7 @@ from tests.golden.write import GOLDEN, HERE, NAME, TARGET
 from tests.store import samples
 from tests.store.test_trace_and_bundle import unpack
 
-UNCOMPRESSED = ("snapshot-config.v1", "reference.v1", "lease.v1", "ready-map-header.v1")
+UNCOMPRESSED = ("snapshot-config.v2", "reference.v1", "lease.v1", "ready-map-header.v1")
 
 
 def golden(name):
@@ -54,6 +54,7 @@ def test_a_snapshot_manifest_is_read_and_written_again_unchanged():
 
 def test_a_snapshot_config_means_what_it_meant():
     assert SnapshotConfig.parse(golden("snapshot-config.v1")) == samples.snapshot_config()
+    assert SnapshotConfig.parse(golden("snapshot-config.v2")) == samples.snapshot_config_v2()
 
 
 def test_a_reference_means_what_it_meant():

@@ -185,6 +185,29 @@ def test_configs_that_no_reader_takes_are_refused_when_written(change):
         replace(CONFIG, **change).to_bytes()
 
 
+def test_a_config_keeps_an_answer_or_its_digest_and_length_never_half_of_them():
+    config = samples.snapshot_config_v2()
+    assert SnapshotConfig.parse(config.to_bytes()) == config
+    value = json.loads(config.to_bytes())
+    large = value["goldens"][-1]["expected"]
+    for change in ({"body": ""}, {"body_bytes": None}, {"body_digest": None}):
+        value["goldens"][-1]["expected"] = {
+            key: item for key, item in {**large, **change}.items() if item is not None
+        }
+        with pytest.raises(SnapshotConfigInvalid, match="body"):
+            SnapshotConfig.parse(canonical(value))
+
+
+def test_a_config_of_version_1_has_no_key_of_version_2():
+    value = json.loads(samples.snapshot_config_v2().to_bytes())
+    value["version"] = 1
+    with pytest.raises(SnapshotConfigInvalid, match="body_digest"):
+        SnapshotConfig.parse(canonical(value))
+    del value["goldens"]
+    with pytest.raises(SnapshotConfigInvalid, match="start_key"):
+        SnapshotConfig.parse(canonical({**value, "goldens": []}))
+
+
 @pytest.mark.parametrize("key", json.loads(CONFIG.to_bytes()))
 def test_every_key_of_a_config_is_needed(key):
     value = json.loads(CONFIG.to_bytes())
