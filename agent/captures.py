@@ -116,6 +116,7 @@ class Captures:
             network=record.network,
             image=ImageManifest.parse(content),
             image_reference=record.image_reference,
+            start_key=record.start_key,
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from agent.containers import Containers, Start
 from agent.long_call import CallPhases, LongCall
 from agent.records import ContainerRecord, HeldMount
-from agent.stateless_names import names_for, start_key
+from agent.stateless_names import names_for, refuse_foreign, start_key
 from agent.status import CallCancelled
 from agent.values import FallbackRule, StartReport
 from agent.weights_volumes import WeightsVolumes
@@ -209,6 +209,7 @@ class Starter:
                 found = self._first(names, attempt.store)
                 # Nobody knows the reserved name.
                 snapshot = replace(found, reference=f"the snapshot of {attempt.reference}")
+                refuse_foreign(snapshot, image.digest, attempt.start_key)
                 require_memory(snapshot, attempt.spec.memory_bytes)
                 refuse_limits(snapshot, attempt.spec)
                 self._tools.restorer().check_host(snapshot)

@@ -89,13 +89,17 @@ class NotEnded(HotstartError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A running container, as its owner knows it. ``ready`` is its probe, if it has one."""
+    """A running container, as its owner knows it.
+
+    ``start_key`` names the way it was started, for those who look for a stateless snapshot of it.
+    """
 
     directory: ContainerDirectory
     spec: ContainerSpec
     network: Network
     image: ImageManifest
     image_reference: str
+    start_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +275,7 @@ class Capturer:
             fingerprint=self._tools.host(),
             criu_version=str(self._tools.thaw.front.version),
             read_ahead_kib=READ_AHEAD_KIB,
+            start_key=subject.start_key,
         )
 
     def _is_stateful(

@@ -61,6 +61,7 @@ def snapshot_config(
     fingerprint: HostFingerprint,
     criu_version: str,
     read_ahead_kib: int,
+    start_key: str = "",
 ) -> SnapshotConfig:
     """Describe a dump; ``process`` is that of the container's config.json.
 
@@ -89,6 +90,7 @@ def snapshot_config(
         stdio_pipes=dump.descriptors(),
         external_mounts=tuple(ExternalMount(path, path) for path in _EXTERNAL),
         created_ns=time.time_ns(),
+        start_key=start_key,
     )
 
 
