@@ -4,8 +4,9 @@ golden answers live -> freeze and dump -> files into the store -> rehearsal -> s
 -> signed manifest -> reference. The reference is moved last: until then nothing points to what
 was written.
 
-If anything fails, the container goes on as it was (also when it was to be stopped): it is dumped
-running, paused while the snapshot proves itself, and ended only when the snapshot is published.
+If anything fails, the container goes on as it was (also when it was to be stopped). One that is to
+be stopped is paused before the dump and stays so while the snapshot proves itself: what it answered
+after the dump would be in no snapshot. It is ended only when the snapshot is published.
 """
 
 from __future__ import annotations
@@ -162,10 +163,10 @@ class Capturer:
                 make_resident(subject.directory, self._tools.thaw.pages)
             expected = self._ask_goldens(subject, runc, goldens, phases)
             with staged_files(self._scratch) as files, _goes_on_if_this_fails(subject, runc):
-                with phases.phase("dump"):
-                    frozen_ms = self._dump(subject, runc, files)
                 if not leave_running:
                     runc.pause()
+                with phases.phase("dump"):
+                    frozen_ms = self._dump(subject, runc, files)
                 captured = self._publish(
                     subject, writer, name, files, expected, statefulness, progress, phases
                 )
@@ -188,7 +189,11 @@ class Capturer:
             ]
 
     def _dump(self, subject: Subject, runc: Runc, files: SnapshotFiles) -> float:
-        """Dump the container, which goes on; return milliseconds. Raises CaptureFailed."""
+        """Dump the container, which goes on, or stays paused; return milliseconds.
+
+        CRIU thaws the group of a paused container to seize its processes, and freezes it again
+        before it lets go of them (its seize.c). Raises CaptureFailed.
+        """
         directory = subject.directory
         files.write_hook(directory)
         write_criu_config(directory, files.hook)

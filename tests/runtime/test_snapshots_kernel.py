@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hotstart.core.progress import NullSink
 from hotstart.kernel.mounts import mounts_below
 from hotstart.store.references import ReferenceName
 from hotstart.store.signing import NodeKey, SignatureForeign
+from runtime import capture
 from runtime.bundle import read_config
 from runtime.capture import CaptureFailed
 from runtime.container_directory import running_process
@@ -110,6 +112,33 @@ def test_a_child_that_nobody_has_reaped_is_restored_as_one(node):
     with node.restore("parent", "parent2") as restored:
         assert states_in(restored) == ["Z"]
         assert restored.ask(path="/")["count"] == 0
+
+
+def test_a_container_that_is_stopped_answers_nothing_that_its_snapshot_does_not_know(
+    node, monkeypatch
+):
+    """A client counts without a pause; the dump's end is held open for one more answer."""
+    dumped, answered_later, acknowledged = threading.Event(), threading.Event(), []
+
+    def count(container):
+        while (answer := container.ask(method="POST", path="/")) is not None:
+            acknowledged.append(answer["count"])
+            if dumped.is_set():
+                answered_later.set()
+
+    def merge(*_):
+        dumped.set()
+        answered_later.wait(0.3)
+
+    monkeypatch.setattr(capture, "merge_lower_upper", merge)
+    with node.container("busy") as container:
+        client = threading.Thread(target=count, args=(container,))
+        client.start()
+        wait_for(lambda: acknowledged, "the first answer")
+        container.capture("busy")
+        client.join()
+    with node.restore("busy", "busy2") as restored:
+        assert restored.ask(path="/")["count"] >= acknowledged[-1] > 0
 
 
 def states_in(container):
