@@ -272,6 +272,11 @@ class ImageMounts:
             entry.remove()
             return True
 
+    @property
+    def removals(self) -> int:
+        """How many devices were deleted from the cache so far."""
+        return self._devices.removals
+
     def unmount_all(self) -> None:
         """Unmount everything. Raises Conflict if a mount is in use, MountBusy for an open file."""
         self._refuse_used()

@@ -59,6 +59,8 @@ class ServedDevices:
         self._limit = guard.descriptor_limit()
         self._locks = NameLocks()
         self._claims: Counter[str] = Counter()
+        self.removals = 0
+        """How many devices ``remove_unused`` has deleted."""
 
     def claim(self, spec: DeviceSpec) -> None:
         """Have the device served until ``release``.
@@ -95,6 +97,7 @@ class ServedDevices:
             name = device_set_name(entry.name)
             if self._claims[entry.name] or self._guard.get(name) is not None:
                 return False
+            self.removals += 1  # before it: what is killed in between counts as gone
             entry.remove()
             return True
 

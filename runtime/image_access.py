@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from hotstart.store.trace import Trace
 from lazyfs.plans import Plan
@@ -73,11 +73,18 @@ class Images(Protocol):
 class Prefetcher(Protocol):
     """Fetches what will be needed."""
 
+    @property
+    def removals(self) -> int:
+        """How many devices have left the cache so far."""
+
     def prefetch(self, name: str, plan: Plan) -> int:
         """Begin to fetch for the image ``name`` (its manifest in hex); return the job at once."""
 
-    def wait(self, job: int) -> object:
-        """Block until the job has ended. Raises if it failed."""
+    def wait(self, job: int) -> Mapping[str, Any]:
+        """Block until the job has ended; ``stopped`` says why it did before its plan, or "".
+
+        Raises if it failed.
+        """
 
 
 class CachePaths(Protocol):

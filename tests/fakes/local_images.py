@@ -35,6 +35,7 @@ class LocalImages:
         self.root = root
         self._fill = fill
         self.count = 0
+        self.removals = 0
         self.prefetched = []
         for name in ("devices", "bootstraps", "mounts"):
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,7 @@ class LocalImages:
         return len(self.prefetched)
 
     def wait(self, job):
-        return {"job": job}
+        return {"job": job, "stopped": ""}
 
 
 class StoreFill:

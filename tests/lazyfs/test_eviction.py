@@ -196,7 +196,9 @@ def test_what_a_killed_eviction_left_goes_first(node, images):
 
 def test_an_image_that_was_evicted_is_fetched_again(node, images):
     pull(node, images[0])
+    assert node.mounts.removals == 0
     set_quota(node, 1)
+    assert node.mounts.removals == 1  # who remembers what has arrived must know
     set_quota(node, None)
     with node.mounts.mount(images[0].spec, read_ahead_kib=64) as mounted:
         assert tree_digest(mounted.path) == tree_digest(images[0].source)
