@@ -34,6 +34,6 @@ class StartGoesOn(Unavailable):
 
     def __init__(self, name: str, waited_s: float) -> None:
         super().__init__(
-            f"{name}: its start has not ended within {waited_s:g} s; once what it waits for (such "
-            "as a download) is over, it ends and nothing of it is left"
+            f"{name}: its start has not ended within {waited_s:g} s; once what it waits for is "
+            "over, it ends and nothing of it is left"
         )

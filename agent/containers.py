@@ -19,11 +19,13 @@ import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from agent.container_errors import NameTaken, NoSuchContainer, StartGoesOn, StoppedAtStart
 from agent.records import ContainerRecord
+from agent.start import Start
 from agent.state import State
 from agent.values import ContainerView
 from hotstart.core.errors import Conflict, HotstartError
@@ -138,7 +140,8 @@ class Containers:
         """
         entry = _Entry(record, ContainerDirectory.of(self._tools.root, record.name))
         self._reserve(entry)
-        start = Start(self, entry)
+        group, commit = partial(self.group, record.name), partial(self.commit, entry)
+        start = Start(record.name, entry.directory, entry.stopping, group, commit)
         try:
             entry.directory.remove()
             entry.directory.create()
@@ -367,31 +370,3 @@ class Containers:
             undo.callback(entry.directory.remove)
             if entry.directory.path.exists():
                 self._let_go(entry, entry.record, undo)
-
-
-class Start:
-    """A start between reserving a name and running. ``commit`` ends it well."""
-
-    def __init__(self, containers: Containers, entry: _Entry) -> None:
-        self._containers = containers
-        self._entry = entry
-        self.committed = False
-        self.started_s = time.monotonic()
-
-    @property
-    def directory(self) -> ContainerDirectory:
-        """The container's directory, made and empty."""
-        return self._entry.directory
-
-    def kill(self) -> None:
-        """End what runs of it already; whoever waits for it to become ready then gives up."""
-        with suppress(HotstartError, OSError):  # a call's own end calls this, and nobody hears it
-            self._containers.group(self._entry.record.name).kill()
-
-    def commit(self, record: ContainerRecord, mounted: tuple[Mounted, ...]) -> None:
-        """Make it a running container that owns what ``record`` says, and ``mounted``.
-
-        Raises StoppedAtStart.
-        """
-        self._containers.commit(self._entry, record, mounted)
-        self.committed = True

@@ -120,11 +120,20 @@ class CallPhases(Phases):
     def __init__(self, call: LongCall[Any]) -> None:
         super().__init__()
         self.started_s = call.started_s
-        self._call = call
+        self._checks: list[Callable[[], object]] = [call.check]
+
+    def check(self) -> None:
+        """Raise CallCancelled when nobody waits any more, or what another check raises."""
+        for check in self._checks:
+            check()
+
+    def also_check(self, check: Callable[[], object]) -> None:
+        """Have ``check`` raise where the operation is to end for another reason."""
+        self._checks.append(check)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """As Phases does. Raises CallCancelled instead of beginning when nobody waits."""
-        self._call.check()
+        """As Phases does. Raises as ``check`` does instead of beginning."""
+        self.check()
         with super().phase(name):
             yield

@@ -64,7 +64,6 @@ from snapshotter.page_client import PageClient
 
 log = get_logger(__name__)
 
-_JOB_STEP_S = 0.2
 _AWS = "AWS_"
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _SOURCES = (
@@ -221,11 +220,16 @@ class Parts:
         return {name: stats["fetched_bytes"] for name, stats in self.filler.stats().items()}
 
     def await_job(self, job: int, call: LongCall[Any], progress: Callable[[], Progress]) -> None:
-        """Wait for a prefetch, passing its progress on. Raises its error, or CallCancelled."""
-        while not self.filler.job(job, _JOB_STEP_S)["done"]:
+        """Wait for a prefetch, passing its progress on. Raises its error, or CallCancelled.
+
+        A call that is cancelled stops the prefetch.
+        """
+
+        def check() -> None:
             call.check()
             call.update(progress())
-        self.filler.wait(job)
+
+        self.filler.wait(job, check)
 
     def shown_mounts(self, stats: Iterable[MountStats]) -> list[ShownMount]:
         """Return those mounts that somebody uses, with their names."""

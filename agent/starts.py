@@ -14,9 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agent.containers import Containers, Start
+from agent.containers import Containers
 from agent.long_call import CallPhases, LongCall
 from agent.records import ContainerRecord, HeldMount
+from agent.start import Start
 from agent.stateless_names import names_for, refuse_foreign, start_key
 from agent.status import CallCancelled
 from agent.values import FallbackRule, StartReport
@@ -24,7 +25,6 @@ from agent.weights_volumes import WeightsVolumes
 from hotstart.core.digest import Digest
 from hotstart.core.errors import Conflict, HotstartError, NotFound, UserError
 from hotstart.core.log import get_logger
-from hotstart.core.phases import Phases
 from hotstart.store.references import ReferenceName
 from hotstart.store.signing import PublicKey
 from hotstart.store.stack import Store
@@ -82,7 +82,7 @@ class _Attempt:
     spec: ContainerSpec
     background_fill: bool
     call: Call
-    phases: Phases
+    phases: CallPhases
     fetched_before: Mapping[str, int]
     fallback_reason: str = ""
     start_key: str = ""
@@ -341,7 +341,8 @@ class Starter:
         return self._report(record, attempt)
 
     def _prepare(self, start: Start, attempt: _Attempt) -> None:
-        """Let a cancellation end what waits for the container."""
+        """Let a cancellation, or a stop, end what waits for the container."""
+        attempt.phases.also_check(start.check)
         attempt.call.on_cancel(start.kill)
         attempt.call.check()
 

@@ -14,7 +14,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ ATTACH_S = 3600.0
 """After a power loss all that was local of a device is read and verified before it is served."""
 KEPT_PLANS = 64
 """Plans that are begun again in a successor."""
+CHECK_S = 0.2
 _POLL_S = 20.0
 _PAUSE_S = 0.005
 
@@ -129,10 +131,26 @@ class FillClient:
         for begun in stopped:
             self._ask("stop", job=begun.number)
 
-    def wait(self, number: int) -> dict[str, Any]:
-        """Wait for a job's end and return it. Raises what made it fail, or PrefetchFailed."""
-        while not (job := self.job(number, _POLL_S))["done"]:
-            pass
+    def stop(self, number: int) -> None:
+        """Have a job take no further task, in no successor either; no error if it is over."""
+        with self._lock:
+            begun = self._begun.pop(number, None)
+        self._ask("stop", job=number if begun is None else begun.number)
+
+    def wait(self, number: int, check: Callable[[], object] | None = None) -> dict[str, Any]:
+        """Wait for a job's end and return it. Raises what made it fail, or PrefetchFailed.
+
+        ``check`` is called every ``CHECK_S``; what it raises stops the job, and is raised.
+        """
+        step_s = _POLL_S if check is None else CHECK_S
+        while not (job := self.job(number, step_s))["done"]:
+            try:
+                if check is not None:
+                    check()
+            except BaseException:
+                with suppress(FillWorkerGone):  # why nobody waits any more is what must be heard
+                    self.stop(number)
+                raise
         if job["error"] is not None:
             about = f"prefetch of {job['kind']}: "
             raise error_from_json(job["error"], PrefetchFailed, about=about)

@@ -238,7 +238,8 @@ class FillService:
             number = next(self._job_numbers)
         parsed = plan_from_json(plan)
         if isinstance(parsed, EverythingPlan):
-            self._pulls.begin(one for one, device in devices.items() if not device.all_ready())
+            absent = [one for one, device in devices.items() if not device.all_ready()]
+            self._pulls.begin(number, absent)
         job = self._prefetcher.start(parsed, devices)
         with self._lock:
             self._jobs[number] = job
@@ -256,11 +257,12 @@ class FillService:
         return job.to_json()
 
     def stop(self, number: int) -> None:
-        """Have a job take no further task; no error if it is not known any more."""
+        """Have a job take no further task, here or in a successor; no error for an unknown one."""
         with self._lock:
             job = self._jobs.get(number)
         if job is not None:
             job.stop()
+            self._pulls.give_up(number)
 
     def record_start(self, device_ids: Sequence[str]) -> None:
         """Begin to note what is touched on those devices' ordinary mounts."""

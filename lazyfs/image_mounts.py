@@ -16,7 +16,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -312,9 +312,12 @@ class ImageMounts:
         """
         return self._worker.prefetch(self._devices_of(name, plan), plan)
 
-    def wait(self, job: int) -> dict[str, Any]:
-        """Wait for a prefetch. Raises what made it fail, PrefetchFailed, SetUnknown."""
-        return self._worker.wait(job)
+    def wait(self, job: int, check: Callable[[], object] | None = None) -> dict[str, Any]:
+        """Wait for a prefetch. Raises what made it fail, PrefetchFailed, SetUnknown.
+
+        What ``check``, called now and then, raises stops the prefetch, and is raised.
+        """
+        return self._worker.wait(job, check)
 
     def _devices_of(self, name: str, plan: Plan) -> tuple[str, ...]:
         match plan:

@@ -11,6 +11,7 @@ nothing of the container is left but its directory with log and exit status.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
@@ -66,8 +67,11 @@ class Filler(Recorder, Protocol):
     def prefetch(self, name: str, plan: Plan) -> int:
         """Begin to fetch for a mounted image; return the job's number at once."""
 
-    def wait(self, job: int) -> object:
-        """Block until the job has ended. Raises what made it fail."""
+    def wait(self, job: int, check: Callable[[], object] | None = None) -> object:
+        """Block until the job has ended. Raises what made it fail.
+
+        What ``check``, called now and then, raises stops the job, and is raised.
+        """
 
 
 class Route(Enum):
@@ -197,7 +201,7 @@ class ColdStarter:
         name, filler = image.digest.hex, self._tools.filler
         if route is Route.PULLED:
             with phases.phase("pull"):
-                filler.wait(filler.prefetch(name, EverythingPlan()))
+                filler.wait(filler.prefetch(name, EverythingPlan()), phases.check)
         elif trace is not None:
             with phases.phase("prefetch"):
                 filler.prefetch(name, TracePlan(trace))

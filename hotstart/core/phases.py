@@ -31,6 +31,9 @@ class Phases:
         finally:
             self.add(name, (self._clock() - start) * 1e3)
 
+    def check(self) -> None:
+        """Raise if the operation is to end; whoever waits long calls it meanwhile. Here: never."""
+
     def add(self, name: str, elapsed_ms: float) -> None:
         """Add a phase that was measured elsewhere (another process, a report)."""
         with self._lock:

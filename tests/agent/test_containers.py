@@ -88,6 +88,13 @@ def test_a_start_that_is_stopped_is_refused_its_commit_and_lets_go_of_everything
     assert node.state.containers() == {}
 
 
+def test_a_start_that_waits_is_told_of_the_stop(node):
+    """By ``check``, which a download calls."""
+    with pytest.raises(StoppedAtStart):
+        start_and(node, lambda start: start.check(), node.stop, lambda start: start.check())
+    node.stopping.join()
+
+
 def test_what_fails_for_a_stop_is_told_as_the_stop(node):
     with pytest.raises(StoppedAtStart):
         start_and(node, node.stop, fail)

@@ -92,6 +92,22 @@ def test_no_phase_begins_when_nobody_waits():
     assert "first_ms" in phases.report()
 
 
+def test_whoever_waits_long_hears_of_a_cancellation_and_of_any_other_end():
+    call = LongCall()
+    phases = CallPhases(call)
+    phases.check()
+
+    def fail():
+        raise NotFound("it was stopped")
+
+    phases.also_check(fail)
+    with pytest.raises(NotFound), phases.phase("pull"):
+        raise AssertionError("no phase begins")
+    call.cancel()
+    with pytest.raises(CallCancelled):
+        phases.check()
+
+
 def test_a_cancellation_interrupts_what_is_waited_for_once():
     call, interrupted, begun = LongCall(), [], threading.Event()
     ended = threading.Event()

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from agent import starts
+from agent.container_errors import StoppedAtStart
 from agent.long_call import LongCall
 from agent.starts import Starter, StartTools
 from agent.stateless_names import names_for, start_key, stateless_name
@@ -72,7 +73,7 @@ class Beginning(Containers):
     @contextmanager
     def starting(self, record):
         self.routes.append(record.route)
-        yield SimpleNamespace(directory=None, kill=lambda: None)
+        yield SimpleNamespace(directory=None, kill=lambda: None, check=lambda: None)
 
 
 @pytest.fixture
@@ -281,6 +282,26 @@ def test_no_fallback_can_be_asked_for_with_a_stateful_snapshot(starter, config):
     with pytest.raises(UserError, match="is stateful"):
         restore(Starter(tools_of(containers, Restorer())), LongCall(), "allow")
     assert containers.routes == []
+
+
+def test_a_start_that_is_stopped_is_interrupted_whatever_it_waits_for(starter, monkeypatch):
+    """A cold start calls ``phases.check`` while it downloads."""
+
+    class Stopped(Beginning):
+        @contextmanager
+        def starting(self, record):
+            def check():
+                raise StoppedAtStart("web")
+
+            yield SimpleNamespace(directory=None, kill=lambda: None, check=check)
+
+    def start(self, image, spec, directory, phases, **rest):
+        phases.check()
+        raise AssertionError("it would wait to the end")
+
+    monkeypatch.setattr(Cold, "start", start)
+    with pytest.raises(StoppedAtStart):
+        run(Starter(tools_of(Stopped(), Restorer())), LongCall())
 
 
 def restore(starter, call, fallback):

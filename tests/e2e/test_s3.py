@@ -1,8 +1,11 @@
 """The whole path over an S3 store: build, run on a node that has nothing, snapshot, restore."""
 
+import signal
+
 import pytest
 
-from tests.e2e.conftest import PYTHON, Hotstart, ask, free_port
+from bench.link_emulator import Link, LinkEmulator
+from tests.e2e.conftest import PYTHON, Hotstart, ask, eventually, free_port
 from tests.requires import requires
 from tests.runtime.small_image import make_tree
 
@@ -57,3 +60,28 @@ def test_the_whole_path_over_s3(node, scratch):
         for name in ("server:v1", "warm:v1")
     )
     assert 0 < restored["fetched_bytes"] < stored
+
+
+def test_a_download_that_is_interrupted_ends_and_the_name_is_free(node, scratch, s3_environment):
+    """Over a link on which all of it would take minutes."""
+    near = node("a")
+    near.ok("build", make_tree(scratch / "tree"), "-t", "server:v1", "--cmd", "/bin/true")
+    port = int(s3_environment.endpoint.rpartition(":")[2])
+    with LinkEmulator(port, Link(1.0, 0.01), scratch) as link:
+        far = Hotstart(scratch / "b", near.store)
+        far.env["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{link.port}"
+        marks = far.root / "run" / "pulling"
+        try:
+            for *words, way in (("run", "--name", "web", "stop"), ("run", "INT"), ("pull", "INT")):
+                starting = far.start(*words, "server:v1")
+                eventually(lambda: marks.is_dir() and list(marks.iterdir()), "the download", 60)
+                if way == "stop":
+                    far.ok("stop", "web")
+                else:
+                    starting.send_signal(signal.SIGINT)
+                _, said = starting.communicate(timeout=20)
+                assert starting.returncode == 130, said
+                eventually(lambda: not list(marks.iterdir()), "the end of the download")
+                assert far.names() == []
+        finally:
+            far.ok("agent", "stop", "--all")

@@ -139,6 +139,39 @@ def test_a_worker_that_is_there_and_does_not_answer_is_not_asked_for_ever(tmp_pa
             FillClient(tmp_path / "s")._ask("ping", 0.01)
 
 
+def test_a_prefetch_that_nobody_waits_for_any_more_is_stopped_and_begun_nowhere_else(tmp_path):
+    class NobodyWaitsError(Exception):
+        pass
+
+    stopped, checks = [], []
+    operations = {
+        "prefetch": lambda _: 7,
+        "job": lambda _: {"done": False},
+        "stop": lambda request: stopped.append(request["job"]),
+    }
+
+    def check():
+        checks.append(None)
+        if len(checks) == 2:
+            raise NobodyWaitsError
+
+    server = ControlServer(tmp_path / "fill.sock", operations)
+    server.start()
+    client = FillClient(tmp_path / "fill.sock")
+    job = client.prefetch(["a" * 64], EverythingPlan())
+    with pytest.raises(NobodyWaitsError):
+        client.wait(job, check)
+    assert stopped == [7]
+
+    def unknown(_):
+        raise SetUnknown("no prefetch job 7")
+
+    operations["job"] = unknown  # as its successor says
+    with pytest.raises(SetUnknown):
+        client.job(job)
+    server.close()
+
+
 def test_a_trace_stops_with_its_devices_and_nothing_else_does(tmp_path):
     """Neither a pull of them nor a trace that reaches another device as well."""
     begun, stopped = itertools.count(1), []

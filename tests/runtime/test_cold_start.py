@@ -55,8 +55,9 @@ class RecordedImages(LocalImages):
         self.devices = tuple(device.device_id for device in spec.devices)
         return super().mount(spec, read_ahead_kib=read_ahead_kib)
 
-    def wait(self, job):
+    def wait(self, job, check=None):
         self.steps.append("wait")
+        check()
         if self.fail_fetch:
             raise Unavailable("the store does not answer")
 
@@ -234,6 +235,22 @@ def test_failed_fetch_is_undone(node):
     with pytest.raises(Unavailable), node.start():
         pass
     assert not mounts_below(node.images.root)
+
+
+def test_pull_that_nobody_waits_for_any_more_is_interrupted_and_undone(node):
+    class Cancelled(Phases):
+        def check(self):
+            if node.images.steps[-1:] == ["wait"]:
+                raise InterruptedError
+
+    image = node.starter.load(node.store, "small:1", Phases())
+    spec = ContainerSpec(name="one")
+    directory = node.directory("one")
+    with pytest.raises(InterruptedError):
+        node.starter.start(image, spec, directory, Cancelled(), store=node.store)
+    assert node.images.steps == ["mount with marks", "wait"]
+    assert not mounts_below(node.images.root)
+    directory.remove()
 
 
 def test_used_port_is_refused_before_anything_is_fetched(node):
