@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,12 @@ Json: TypeAlias = Any
 MAX_FILE_BYTES = 16 << 20
 _REQUEST_KEYS = {"method", "path", "port", "headers", "body", "exec", "expect"}
 _EXPECT_KEYS = {"mode", "paths", "tolerance"}
+
+# What can be sent (RFC 9110, RFC 9112); header values are sent in Latin-1.
+_METHOD = re.compile("[A-Za-z]+")
+_PATH = re.compile("/[!-~]*")
+_HEADER_NAME = re.compile("[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile("[\t -~\xa0-\xff]*")
 
 
 class GoldenInvalid(UserError):
@@ -88,6 +95,9 @@ def parse(content: bytes, source: str) -> GoldenRequest:
     """Read a request's JSON. Raises GoldenInvalid, which names ``source`` and what is wrong."""
     try:
         value = json.loads(content)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as err:
+        raise GoldenInvalid(source, "a string in it has half of a surrogate pair") from err
     except (ValueError, RecursionError) as err:
         raise GoldenInvalid(source, f"not JSON: {err}") from err
     if not isinstance(value, dict):
@@ -105,6 +115,8 @@ def _argv(value: dict[str, Json], source: str) -> tuple[str, ...]:
     argv = value["exec"]
     if not (isinstance(argv, list) and argv and all(isinstance(word, str) for word in argv)):
         raise GoldenInvalid(source, "exec is not a list of words")
+    if any("\0" in word for word in argv):
+        raise GoldenInvalid(source, "a word of exec has a null character")
     if set(value) - {"exec", "expect"}:
         raise GoldenInvalid(source, "exec goes with expect only")
     return tuple(argv)
@@ -113,20 +125,22 @@ def _argv(value: dict[str, Json], source: str) -> tuple[str, ...]:
 def _http(value: dict[str, Json], expect: Expectation, source: str) -> GoldenRequest:
     method, path, port = value.get("method", "GET"), value.get("path", "/"), value.get("port")
     headers = value.get("headers", {})
-    if not (isinstance(method, str) and method.isalpha()):
+    if not (isinstance(method, str) and _METHOD.fullmatch(method)):
         raise GoldenInvalid(source, f"method is {method!r}")
-    if not (isinstance(path, str) and path.startswith("/") and path.isprintable()):
-        raise GoldenInvalid(source, f"path is {path!r}, it begins with /")
+    if not (isinstance(path, str) and _PATH.fullmatch(path)):
+        what = "it begins with / and has only ASCII, everything else as %XX"
+        raise GoldenInvalid(source, f"path is {path!r}, {what}")
     if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
         raise GoldenInvalid(source, "port is missing or not a port of the container")
     if not _are_headers(headers):
-        raise GoldenInvalid(source, "headers are not an object of one-line strings")
+        what = "headers are not an object of one-line strings, names ASCII and values Latin-1"
+        raise GoldenInvalid(source, what)
     return GoldenRequest(method.upper(), path, port, headers, _body(value.get("body")), (), expect)
 
 
 def _are_headers(value: Json) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(text, str) and not set(name + text) & {"\r", "\n"}
+        isinstance(text, str) and _HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(text)
         for name, text in value.items()
     )
 

@@ -69,6 +69,16 @@ def test_an_exec_request_takes_argv_words():
         ('{"port": 1, "path": "/a\\r\\nX: y"}', "path is"),
         ('{"port": 1, "method": "GET / HTTP"}', "method is"),
         ('{"port": 1, "headers": {"A": "b\\r\\nC: d"}}', "one-line"),
+        ('{"port": 1, "path": "/\u00e9"}', "only ASCII"),
+        ('{"port": 1, "path": "/a b"}', "only ASCII"),
+        ('{"port": 1, "method": "G\u00c9T"}', "method is"),
+        ('{"port": 1, "headers": {"A": "\u6771"}}', "values Latin-1"),
+        ('{"port": 1, "headers": {"\u00e9": "b"}}', "names ASCII"),
+        ('{"port": 1, "headers": {"": "b"}}', "names ASCII"),
+        ('{"port": 1, "body": "\\ud800"}', "surrogate"),
+        ('{"exec": ["\\ud800"]}', "surrogate"),
+        ('{"exec": ["a\\u0000"]}', "null character"),
+        ('{"port": 1, "expect": {"paths": ["\\udfff"]}}', "surrogate"),
         ('{"port": 1, "surprise": 1}', "unknown keys surprise"),
         ('{"exec": []}', "list of words"),
         ('{"exec": ["a"], "port": 1}', "exec goes with expect only"),
@@ -81,6 +91,13 @@ def test_an_exec_request_takes_argv_words():
 def test_a_wrong_request_file_is_refused_with_what_is_wrong(document, complaint):
     with pytest.raises(GoldenInvalid, match=complaint):
         parse(document.encode(), "golden.json")
+
+
+def test_text_beyond_ascii_is_sent_where_http_has_room_for_it():
+    document = {"port": 1, "headers": {"A": "\u00e9"}, "body": "\u6771 \U0001f600"}
+    request = parse(json.dumps(document).encode(), "golden.json")
+    assert request.headers == {"A": "\u00e9"}
+    assert request.body.decode() == document["body"]
 
 
 def test_a_missing_request_file_is_a_sentence(tmp_path):
