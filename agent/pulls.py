@@ -20,7 +20,7 @@ from hotstart.core.progress import Progress
 from hotstart.core.span import PAGE
 from hotstart.store.bundle import NoStartBundle
 from hotstart.store.layers import DeviceDescriptor
-from hotstart.store.manifest import ImageManifest, Manifest, SnapshotManifest, parse_manifest
+from hotstart.store.manifest import ImageManifest, Manifest, SnapshotManifest, read_manifest
 from hotstart.store.references import ReferenceName
 from hotstart.store.stack import Store
 from hotstart.store.trace import Trace
@@ -48,7 +48,7 @@ class _Wanted:
 def manifest_of(store: Store, reference: str) -> Manifest:
     """Return what a reference points to. Raises what the store and the formats raise."""
     target = store.references.get(ReferenceName.parse(reference)).target
-    return parse_manifest(bytes(store.blobs.read(target.digest)))
+    return read_manifest(store.blobs, target)
 
 
 def pull(parts: Parts, store_url: str, reference: str, call: Call) -> PullReport:

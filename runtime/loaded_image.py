@@ -9,7 +9,7 @@ from typing import Any
 
 from hotstart.core.digest import Digest
 from hotstart.core.errors import IntegrityError, UserError
-from hotstart.store.manifest import ImageManifest, parse_manifest
+from hotstart.store.manifest import ImageManifest, read_manifest
 from hotstart.store.references import ReferenceName
 from hotstart.store.stack import Store
 from lazyfs.spec import MountSpec
@@ -45,7 +45,7 @@ class LoadedImage:
 def load_image(store: Store, reference: str) -> LoadedImage:
     """Read and understand an image. Raises what the store and the formats raise, NotAnImage."""
     target = store.references.get(ReferenceName.parse(reference)).target
-    manifest = parse_manifest(bytes(store.blobs.read(target.digest)))
+    manifest = read_manifest(store.blobs, target)
     if not isinstance(manifest, ImageManifest):
         raise NotAnImage(f"{reference} is a snapshot, not an image", "use hotstart restore")
     return image_of(store, reference, manifest)

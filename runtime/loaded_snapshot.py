@@ -17,7 +17,7 @@ from hotstart.store.manifest import (
     ImageManifest,
     ManifestInvalid,
     SnapshotManifest,
-    parse_manifest,
+    read_manifest,
 )
 from hotstart.store.page_runs import Run
 from hotstart.store.references import ReferenceName
@@ -144,8 +144,7 @@ def load_snapshot(
     formats raise for bytes that are no snapshot.
     """
     target = store.references.get(ReferenceName.parse(reference)).target
-    content = bytes(store.blobs.read(target.digest))
-    manifest = parse_manifest(content)
+    manifest = read_manifest(store.blobs, target)
     if not isinstance(manifest, SnapshotManifest):
         raise NotASnapshot(f"{reference} is an image, not a snapshot", "use hotstart run")
     vouched = True

@@ -18,7 +18,9 @@ from dataclasses import dataclass, field, replace
 
 from hotstart.core import canonical_json
 from hotstart.core.digest import Digest
+from hotstart.core.span import Span
 from hotstart.store import media_types
+from hotstart.store.blob_store import BlobStore, SpanOutside
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.format_errors import check_version
 from hotstart.store.json_document import Fields, JsonValue, parse_object
@@ -38,11 +40,12 @@ __all__ = [
     "Signature",
     "SnapshotManifest",
     "parse_manifest",
+    "read_manifest",
 ]
 
 SCHEMA_VERSION = 2
 MAX_BYTES = 64 << 20
-"""No manifest is larger; a bigger one is refused before it is read."""
+"""No manifest is larger; ``read_manifest`` refuses a bigger one before it is read."""
 
 _SIGNATURE_KEYS = (media_types.SIGNATURE, media_types.SIGNATURE_KEY)
 
@@ -158,6 +161,28 @@ def parse_manifest(content: bytes) -> Manifest:
     if manifest.to_bytes() != content:
         raise ManifestInvalid("the manifest is not in its canonical spelling")
     return manifest
+
+
+def read_manifest(blobs: BlobStore, target: Descriptor) -> Manifest:
+    """Read the manifest that a reference points to, and never more bytes than the reference says.
+
+    References are not signed, and may point to a blob of any size. Raises ManifestInvalid,
+    DigestMismatch, and what the store and ``parse_manifest`` raise.
+    """
+    if target.size > MAX_BYTES:
+        raise ManifestInvalid(f"{target.size} bytes, at most {MAX_BYTES} are allowed")
+    try:
+        content = _read(blobs, target)
+        if Digest.of(content) != target.digest:  # a byte may have been flipped on its way
+            content = _read(blobs, target)
+    except SpanOutside as err:
+        raise ManifestInvalid(f"its reference says {target.size} bytes, it has fewer") from err
+    target.digest.check(content, f"{blobs.url}: manifest of {target.size} bytes")
+    return parse_manifest(content)
+
+
+def _read(blobs: BlobStore, target: Descriptor) -> bytes:
+    return bytes(blobs.read(target.digest, Span(0, target.size)))
 
 
 def _parse(content: bytes) -> Manifest:

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from hotstart.core.digest import Digest
+from agent.pulls import manifest_of
+from hotstart.core.digest import Digest, DigestMismatch
 from hotstart.core.span import PAGE
+from hotstart.store import manifest as manifest_module
 from hotstart.store import media_types
 from hotstart.store.bundle import BundleIndex, BundleWriter
 from hotstart.store.descriptor import Descriptor
@@ -17,6 +19,7 @@ from hotstart.store.references import ReferenceName
 from hotstart.store.signing import NodeKey, sign
 from lazyfs.plans import BundlePlan, plan_from_json, plan_to_json
 from lazyfs.prefetch import Prefetcher
+from runtime.loaded_image import load_image
 from runtime.loaded_snapshot import (
     LoadedSnapshot,
     MemoryTooSmall,
@@ -103,6 +106,41 @@ def loaded(small, snapshot, trusted=()):
     small.store.blobs.put(descriptor.digest, snapshot.to_bytes())
     small.store.references.swap(ReferenceName.parse("bad:v1"), descriptor, None)
     return load_snapshot(small.store, "bad:v1", trusted=trusted, trust_unsigned=True)
+
+
+class Blobs:
+    """Counts the bytes that are read."""
+
+    def __init__(self, blobs):
+        self.url, self._blobs, self.bytes = blobs.url, blobs, 0
+
+    def read(self, digest, span=None):
+        content = self._blobs.read(digest, span)
+        self.bytes += len(content)
+        return content
+
+
+LIMIT = 1 << 16
+
+
+@pytest.mark.parametrize("load", [load_image, load_snapshot, manifest_of])
+@pytest.mark.parametrize(
+    ("length", "said"), [(LIMIT + 1, 2), (LIMIT + 1, LIMIT), (LIMIT + 1, LIMIT + 1), (5, 6)]
+)
+def test_of_a_blob_that_is_no_manifest_no_more_is_read_than_its_reference_says(
+    small, monkeypatch, load, length, said
+):
+    """Which may say a wrong size, of a blob that is larger than any manifest."""
+    monkeypatch.setattr(manifest_module, "MAX_BYTES", LIMIT)
+    target = Descriptor.of(media_types.OCI_MANIFEST, bytes(length))
+    small.store.blobs.put(target.digest, bytes(length))
+    small.store.references.swap(ReferenceName.parse("bad:v1"), replace(target, size=said), None)
+    blobs = Blobs(small.store.blobs)
+    words = {"trusted": ()} if load is load_snapshot else {}
+    with pytest.raises((ManifestInvalid, DigestMismatch)):
+        load(replace(small.store, blobs=blobs), "bad:v1", **words)
+    assert blobs.bytes in (0, 2 * said)  # read once more: a byte may be flipped on its way
+    assert blobs.bytes <= 2 * LIMIT
 
 
 @pytest.mark.parametrize("signed", [False, True])
