@@ -24,7 +24,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 )
 
 from hotstart.core.errors import IntegrityError, UserError
+from hotstart.core.log import get_logger
 from hotstart.store.manifest import Signature, SnapshotManifest
+
+log = get_logger(__name__)
 
 
 class SignatureMissing(IntegrityError):
@@ -154,9 +157,18 @@ def _create(path: Path) -> None:
 def load_trusted(directory: Path) -> tuple[PublicKey, ...]:
     """Return every key in ``directory``/*.pub; no directory means no key.
 
-    Raises KeyFileInvalid.
+    A file that is no key is warned of and left out: it must not keep the snapshots of all others
+    from running. Raises PermissionError.
     """
-    return tuple(PublicKey.load(path) for path in sorted(directory.glob("*.pub")))
+    keys = []
+    for path in sorted(directory.glob("*.pub")):
+        try:
+            keys.append(PublicKey.load(path))
+        except PermissionError:
+            raise
+        except (KeyFileInvalid, OSError) as err:
+            log.warning("trusted_key_left_out", path=path, reason=err)
+    return tuple(keys)
 
 
 def sign(manifest: SnapshotManifest, key: NodeKey) -> SnapshotManifest:

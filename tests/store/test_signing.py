@@ -132,7 +132,13 @@ def test_files_that_are_no_keys_are_refused_and_kept(tmp_path, content):
     assert path.read_bytes() == content
 
 
-def test_a_private_key_in_place_of_a_public_one_is_refused(tmp_path):
-    NodeKey.load_or_create(tmp_path / "trusted.pub")
-    with pytest.raises(KeyFileInvalid):
-        load_trusted(tmp_path)
+def test_a_file_that_is_no_public_key_is_trusted_by_nobody_and_stands_in_no_other_keys_way(
+    tmp_path, caplog
+):
+    NodeKey.load_or_create(tmp_path / "private.pub")
+    (tmp_path / "notes.pub").write_text("not a key")
+    (tmp_path / "moved.pub").symlink_to("nowhere")
+    other = NodeKey.load_or_create(tmp_path / "other")
+    (tmp_path / "other.pub").write_bytes(other.public.to_pem())
+    assert load_trusted(tmp_path) == (other.public,)
+    assert caplog.text.count("trusted_key_left_out") == 3
