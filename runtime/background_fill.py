@@ -86,7 +86,11 @@ class BackgroundFill:
                     self._thread = None
                     return
             for one in waiting:
-                self._look_at(one)
+                try:
+                    self._look_at(one)
+                except Exception as err:  # of one image: the others' fills must begin all the same
+                    log.error("background_fill_broken", images=list(one.names), reason=err)  # noqa: TRY400  # one line
+                    self._forget(one)
             time.sleep(self._step_s)
 
     def _look_at(self, one: _Waiting) -> None:
@@ -98,6 +102,10 @@ class BackgroundFill:
         if touches != one.touches:
             one.touches, one.quiet_since_s = touches, now
         if now - one.quiet_since_s >= self._quiet_s or now - one.since_s >= self._limit_s:
-            with self._lock:
-                self._waiting.remove(one)
+            self._forget(one)
             self.at_once(one.names)
+
+    def _forget(self, one: _Waiting) -> None:
+        with self._lock:
+            if one in self._waiting:
+                self._waiting.remove(one)

@@ -41,6 +41,21 @@ def test_it_begins_in_the_end_however_much_is_asked_for():
     assert prefetches.begun.wait(20)
 
 
+def test_an_error_that_nobody_expects_ends_one_fill_and_no_other():
+    prefetches = Prefetches()
+
+    def broken():
+        raise ZeroDivisionError
+
+    fill = BackgroundFill(prefetches, quiet_s=0.05, limit_s=60, step_s=0.01)
+    fill.after_demand(("broken",), broken)
+    fill.after_demand(("a",), lambda: 1)
+    assert prefetches.begun.wait(20)
+    wait_for(lambda: fill._thread is None, "the thread's end", 20)
+    fill.after_demand(("b",), lambda: 1)
+    wait_for(lambda: prefetches.names == ["a", "b"], "a later fill", 20)
+
+
 def test_one_that_cannot_begin_keeps_no_other_from_it():
     prefetches = Prefetches()
     BackgroundFill(prefetches).at_once(("broken", "b"))
