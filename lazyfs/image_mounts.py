@@ -12,7 +12,6 @@ Needs CAP_SYS_ADMIN.
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
@@ -36,7 +35,7 @@ from lazyfs.device_handles import device_set_name
 from lazyfs.fill_client import FillClient
 from lazyfs.keeper_guard import KeeperGuard
 from lazyfs.mount_stats import MountStats
-from lazyfs.mounted_image import MountBusy, MountedEntry, MountedImage
+from lazyfs.mounted_image import MountBusy, MountedEntry, MountedImage, unmount_unused
 from lazyfs.name_locks import NameLocks
 from lazyfs.plans import BundlePlan, Plan, TracePlan
 from lazyfs.recording import Recording, record
@@ -118,15 +117,24 @@ class ImageMounts:
         else:
             self._guard.drop(name)
 
-    def prepare(self, spec: MountSpec) -> None:
+    def prepare(self, *specs: MountSpec) -> None:
         """Have the devices served before they are mounted, so that a prefetch can begin at once.
 
-        ``mount`` follows; without it they stay served until the image is mounted another time.
+        Those of all images, or of none. ``mount`` follows; without it they stay served until the
+        image is mounted another time.
         """
-        with self._images.holding(spec.manifest):
-            if spec.manifest not in self._entries and spec.manifest not in self._prepared:
-                self._claim(spec, ExitStack())
-                self._prepared[spec.manifest] = spec
+        with ExitStack() as undo:
+            for spec in specs:
+                with self._images.holding(spec.manifest):
+                    if spec.manifest not in self._entries and spec.manifest not in self._prepared:
+                        self._claim(spec, ExitStack())
+                        self._prepared[spec.manifest] = spec
+                        undo.callback(self._give_up, spec.manifest)
+            undo.pop_all()
+
+    def _give_up(self, manifest: str) -> None:
+        with self._images.holding(manifest):
+            self._unprepare(manifest)
 
     def mount(
         self, spec: MountSpec, *, read_ahead_kib: int, keep_marks: bool = False
@@ -241,7 +249,7 @@ class ImageMounts:
                 entry = self._entries.get(manifest)
             if entry is None or entry.uses:  # users come only under the image's lock
                 return False
-            _unmount_unused(entry.path)
+            unmount_unused(entry.path)
             self._forget(entry)
             return True
 
@@ -285,8 +293,7 @@ class ImageMounts:
         for manifest in manifests:
             self.unmount(manifest)
         for manifest in list(self._prepared):
-            with self._images.holding(manifest):
-                self._unprepare(manifest)
+            self._give_up(manifest)
         self._refuse_used()  # one that was mounted meanwhile
 
     def _refuse_used(self) -> None:
@@ -383,14 +390,3 @@ class ImageMounts:
                 MountStats.of(entry.spec, entry.path, len(entry.uses), devices)
                 for entry in self._entries.values()
             ]
-
-
-def _unmount_unused(path: Path) -> None:
-    """Unmount, never lazily: whoever still read would see zeros once the handles are closed."""
-    try:
-        unmount(path)
-    except OSError as err:
-        if err.errno == errno.EBUSY:
-            raise MountBusy(path) from err
-        if is_mounted(path):  # else somebody has done it by hand
-            raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Protocol
 
 from hotstart.core.errors import Conflict
 from hotstart.kernel.erofs import ErofsMount
+from hotstart.kernel.mounts import is_mounted, unmount
 from hotstart.store.layers import raw_digest
 from lazyfs.spec import MountSpec
 
@@ -70,3 +72,17 @@ class MountedImage:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def unmount_unused(path: Path) -> None:
+    """Unmount, never lazily: whoever still read would see zeros once the handles are closed.
+
+    Raises MountBusy, or OSError.
+    """
+    try:
+        unmount(path)
+    except OSError as err:
+        if err.errno == errno.EBUSY:
+            raise MountBusy(path) from err
+        if is_mounted(path):  # else somebody has done it by hand
+            raise

@@ -52,8 +52,8 @@ class MountCounters(Protocol):
 class Images(Protocol):
     """Mounts images."""
 
-    def prepare(self, spec: MountSpec) -> None:
-        """Make what a prefetch for the image needs; ``mount`` follows."""
+    def prepare(self, *specs: MountSpec) -> None:
+        """Make what a prefetch for all of the images needs, or nothing; ``mount`` follows."""
 
     def mount(self, spec: MountSpec, *, read_ahead_kib: int) -> Mounted:
         """Mount the image, or use the mount that is there."""

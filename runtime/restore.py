@@ -212,8 +212,7 @@ class Restorer:
         plan = snapshot.bundle_plan()
         with phases.phase("prefetch"):
             # The bundle is on its way before anything else is asked of the store.
-            for one in specs:
-                images.prepare(one)
+            images.prepare(*specs)
             if plan is not None:
                 self._bundles.begin(specs[0].manifest, plan)
         with ThreadPoolExecutor(2, thread_name_prefix="restore") as pool, phases.phase("mount"):

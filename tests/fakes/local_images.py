@@ -46,7 +46,7 @@ class LocalImages:
     def ready_path(self, device_id):
         return self.root / "devices" / f"{device_id}.ready"
 
-    def prepare(self, spec):
+    def prepare(self, *specs):
         pass
 
     def is_local(self, spec):

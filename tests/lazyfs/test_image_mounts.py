@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from hotstart.core.run import run
 from hotstart.kernel.erofs import mount_erofs
 from hotstart.kernel.mounts import is_mounted, mounts_at, mounts_below
 from lazyfs import image_mounts
+from lazyfs.device_handles import KIND
 from lazyfs.plans import EverythingPlan, TracePlan
-from lazyfs.served_devices import FANOTIFY, FUSE
+from lazyfs.served_devices import FANOTIFY, FUSE, DeviceDisagreed
 from tests.lazyfs.node import Image, make_tree, read_status, running_node, tree_digest, wait_until
 
 pytestmark = [pytest.mark.kernel]
@@ -306,6 +308,17 @@ def test_everything_is_not_unmounted_under_a_mount_that_is_being_made(node, imag
             with pytest.raises(Conflict):
                 ending.result()
             assert tree_digest(mounted.path) == tree_digest(image.source)
+
+
+def test_devices_are_made_ready_for_all_images_or_for_none(tmp_path, image):
+    """Or the first could never be evicted: nobody would mount it."""
+    with running_node(tmp_path / "node") as node:
+        (device,) = image.spec.devices
+        other = replace(image.spec, manifest="ab" * 32, devices=(replace(device, size_bytes=4096),))
+        with pytest.raises(DeviceDisagreed):
+            node.mounts.prepare(image.spec, other)
+        assert node.mounts._prepared == {}
+        assert node.guard.names(KIND) == []
 
 
 def read_aheads(mounted):

@@ -83,7 +83,7 @@ class Images:
     def __init__(self, broken=()):
         self.used, self._broken = [], broken
 
-    def prepare(self, spec):
+    def prepare(self, *specs):
         pass
 
     def mount(self, spec, *, read_ahead_kib):
