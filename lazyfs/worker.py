@@ -42,8 +42,8 @@ log = get_logger(__name__)
 
 SOCKET = "fill.sock"
 SWITCH_S = 0.0005
-"""How long a thread may keep the interpreter while another wants it: a reader waits for one that has
-only to answer it, behind as many as fetch ahead. The default is ten times as long."""
+"""How long a thread may keep the interpreter while another wants it: a reader waits for one that
+has only to answer it, behind as many as fetch ahead. The default is ten times as long."""
 FUSE_WANTED = "fuse-wanted"
 """A file in RUN_DIR: a device has been served by FUSE here, which takes CAP_SYS_ADMIN."""
 
