@@ -4,6 +4,9 @@ Values: ``path``, ``linkpath``, ``size``, ``uid``, ``gid``, ``mtime`` of POSIX; 
 as star and GNU tar write them (SCHILY.xattr.NAME, raw), as libarchive does (LIBARCHIVE.xattr.NAME,
 base64), and ACLs in text (SCHILY.acl.access, SCHILY.acl.default). An empty value cancels a global
 one (pax(1)). Raises ValueError for values that can't be read.
+
+Of global records only those of POSIX count, so that what a member costs doesn't grow with them:
+attributes and sparse maps for every later member are what no program writes, and are refused.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ from image_builder.tar_headers import parse_pax, pax_number, pax_time_ns
 _ACLS = {"SCHILY.acl.access": ACL_ACCESS, "SCHILY.acl.default": ACL_DEFAULT}
 _STAR = "SCHILY.xattr."
 _LIBARCHIVE = "LIBARCHIVE.xattr."
+_SPARSE = "GNU.sparse."
+_OF_ALL_MEMBERS = frozenset(("path", "linkpath", "size", "uid", "gid", "mtime"))
+_OF_ONE_MEMBER = ("SCHILY.acl.", _STAR, _LIBARCHIVE, _SPARSE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,7 @@ class Records:
     @property
     def is_sparse(self) -> bool:
         """True for the three PAX formats of sparse files."""
-        return any(key.startswith("GNU.sparse.") for key, _value in self.all)
+        return any(key.startswith(_SPARSE) for key, _value in self.all)
 
     def xattrs(self) -> dict[bytes, bytes]:
         """Return the extended attributes that belong to the file, sorted by name."""
@@ -112,13 +118,20 @@ def _base64(value: bytes) -> bytes:
 
 @dataclass(slots=True)
 class GlobalRecords:
-    """Records of ``g`` headers: they hold for every later member that has no own value."""
+    """Records of ``g`` headers: they hold for every later member that has no own value.
+
+    One value of each known key is kept, however many headers come.
+    """
 
     _records: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, records: Records) -> None:
-        """Take the records of one more global header."""
-        self._records.update(records.all)
+        """Take the records of one more global header. Raises ValueError."""
+        for key, value in records.all:
+            if key.startswith(_OF_ONE_MEMBER):
+                raise ValueError(f"a global PAX header with {key[:80]!r}, which files have alone")
+            if key in _OF_ALL_MEMBERS:
+                self._records[key] = value
 
     def under(self, own: Records) -> Records:
         """Return ``own`` with the global records behind it."""

@@ -13,6 +13,7 @@ from hotstart.core.run import run
 from image_builder.archive_file import open_archive
 from image_builder.errors import LimitExceeded, SourceInvalid
 from image_builder.limits import Limits
+from image_builder.pax import GlobalRecords, Records
 from image_builder.tar_headers import pax_time_ns
 from image_builder.tar_reader import read_members, safe_path
 from tests.image_builder.archives import layer, member
@@ -150,6 +151,42 @@ def test_a_sparse_file_that_declares_exabytes_is_refused(tmp_path):
     records = {"GNU.sparse.size": str(1 << 60), "GNU.sparse.map": "0,0"}
     with pytest.raises(LimitExceeded, match="size of bomb"):
         read(tmp_path, layer(member("bomb", pax_headers=records)))
+
+
+def global_header(records):
+    """Return a ``g`` header with the given records, a multiple of 512 bytes."""
+    return tarfile.TarInfo.create_pax_global_header(records)
+
+
+def test_global_records_hold_for_later_members_without_own_ones(tmp_path):
+    records = {"uid": "7", "mtime": "1.5", "comment": "a commit"}
+    members = layer(member("a"), member("b", pax_headers={"mtime": "2.5"}))
+    first, second = (entry for entry, _ in read(tmp_path, global_header(records) + members))
+    assert (first.uid, first.mtime_ns) == (7, 1_500_000_000)
+    assert (second.uid, second.mtime_ns) == (7, 2_500_000_000)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "SCHILY.xattr.user.a",
+        "LIBARCHIVE.xattr.user.a",
+        "SCHILY.acl.access",
+        "GNU.sparse.map",
+    ],
+)
+def test_global_records_of_what_one_file_has_are_refused(tmp_path, key):
+    with pytest.raises(SourceInvalid, match="global PAX header with"):
+        read(tmp_path, global_header({key: "1"}) + layer(member("a")))
+
+
+def test_what_a_member_costs_does_not_grow_with_global_records():
+    """A header of 3 MB made each member cost 10 MB and 0.4 s; thousands of them, more and more."""
+    records = GlobalRecords()
+    for number in range(30):
+        names = (f"unknown.{number}.{index}" for index in range(100))
+        records.add(Records([(name, b"x" * 10) for name in names] + [("uid", b"1")]))
+    assert records.under(Records([("path", b"a")])).all == [("uid", b"1"), ("path", b"a")]
 
 
 def test_too_many_entries_are_refused(tmp_path):
