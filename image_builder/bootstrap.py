@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hotstart.core.span import align_up
+from hotstart.store.bootstrap_head import MAX_IMAGE_BYTES, MAX_INODES
+from hotstart.store.bootstrap_inode import MAX_FILE_BYTES, MAX_TARGET_BYTES
 from image_builder.erofs_directory import (
     FILE_TYPES,
     directory_size,
@@ -47,11 +49,10 @@ from image_builder.erofs_format import (
     pack_rdev,
 )
 from image_builder.erofs_xattrs import NO_BODY, XattrBody, XattrTable
-from image_builder.errors import NotRepresentable
+from image_builder.errors import NotRepresentable, TreeTooLarge
 from image_builder.placement import FilePlacement
 from image_builder.tree import Node, Tree
 
-_MAX_BLOCKS = (1 << 32) - 1
 _MAX_SECONDS = 1 << 63
 
 
@@ -118,7 +119,8 @@ class BootstrapDraft:
 
     ``placements`` are by ``id(node)``; a regular file without one is stored inline, so it must be
     small. All placements are in the first device, and need their offsets by finish(): a draft can
-    be made while data is on its way. Making one raises NotRepresentable.
+    be made while data is on its way. Making one raises NotRepresentable for all that a mount would
+    refuse (hotstart/store/bootstrap_check.py): an image that is published can be mounted.
     """
 
     def __init__(
@@ -185,8 +187,7 @@ class BootstrapDraft:
         """Decide for each inode its form and where its data goes."""
         for item in self._items:
             node = item.node
-            if not -_MAX_SECONDS <= node.mtime_ns // 10**9 < _MAX_SECONDS:
-                raise NotRepresentable(item.path, "a time beyond 64 bits of seconds")
+            _check_node(item.path, node)
             item.body = self._xattrs.body(item.path, node.xattrs)
             item.placement = self._placements.get(id(node))
             if node.is_directory:
@@ -224,8 +225,8 @@ class BootstrapDraft:
         for item in self._items:
             item.blocks_at = position
             position += item.whole_blocks * BLOCK
-        if position // BLOCK > _MAX_BLOCKS:
-            raise NotRepresentable(b"", "metadata beyond 16 TiB")
+        if position > MAX_IMAGE_BYTES or len(self._items) > MAX_INODES:
+            raise TreeTooLarge(len(self._items), position)
         return xattr_block, position
 
     def _inode(self, item: _Item) -> Inode:
@@ -299,6 +300,19 @@ class BootstrapDraft:
         uuid = hashlib.sha256(image).digest()[:16]
         put(uuid, 0)
         put(uuid, checksum(image))
+
+
+def _check_node(path: bytes, node: Node) -> None:
+    if not -_MAX_SECONDS <= node.mtime_ns // 10**9 < _MAX_SECONDS:
+        raise NotRepresentable(path, "a time beyond 64 bits of seconds")
+    if stat.S_ISLNK(node.mode):
+        if not 0 < len(node.target) <= MAX_TARGET_BYTES:
+            size = len(node.target)
+            raise NotRepresentable(path, f"a symbolic link to a path of {size} bytes")
+        if b"\0" in node.target:
+            raise NotRepresentable(path, "a symbolic link to a path with a NUL in it")
+    elif node.content is not None and node.content.size > MAX_FILE_BYTES:
+        raise NotRepresentable(path, f"a file of {node.content.size} bytes, above 16 TiB")
 
 
 def _check_name(prefix: bytes, name: bytes) -> None:

@@ -53,3 +53,13 @@ class NotRepresentable(UserError):
     def __init__(self, path: bytes, problem: str) -> None:
         super().__init__(f"{show(path)}: {problem}", "change or remove the file before building")
         self.path = path
+
+
+class TreeTooLarge(UserError):
+    """There are more files, or longer names and attributes, than one image may have."""
+
+    def __init__(self, files: int, size: int) -> None:
+        super().__init__(
+            f"the metadata of {files} files takes {size} bytes, more than an image may have",
+            "build several images from parts of the tree",
+        )

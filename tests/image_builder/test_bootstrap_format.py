@@ -1,7 +1,9 @@
 """The bootstrap's bytes are those of docs/formats/bootstrap.md, and limits are refused by name."""
 
+import contextlib
 import stat
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotstart.core.span import PAGE, Span
-from image_builder.bootstrap import BootstrapDevice, BootstrapDraft, write_bootstrap
+from hotstart.store.bootstrap_check import check_bootstrap_image
+from image_builder import bootstrap
+from image_builder.bootstrap import BootstrapDevice, BootstrapDraft, fits_inline, write_bootstrap
+from image_builder.directory import FileContent
 from image_builder.erofs_directory import directory_size, encode_directory, split_names
-from image_builder.errors import NotRepresentable
+from image_builder.errors import NotRepresentable, TreeTooLarge
 from image_builder.placement import MAX_INDEXES, place
 from image_builder.tree import BytesContent, Node, Tree, directory
 
@@ -20,6 +25,10 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "bootstrap.v1"
 
 def file(content, **fields):
     return Node(stat.S_IFREG | 0o644, content=BytesContent(content), **fields)
+
+
+def link(target, **fields):
+    return Node(stat.S_IFLNK | 0o777, target=target, **fields)
 
 
 def small_tree():
@@ -70,6 +79,13 @@ def test_the_superblock_asks_for_two_features_only():
             "bytes of extended attributes",
         ),
         (file(b"", mtime_ns=(1 << 63) * 10**9), "64 bits of seconds"),
+        (link(b""), "path of 0 bytes"),
+        (link(b"t" * 4096), "path of 4096 bytes"),
+        (link(b"a\0b"), "a NUL in it"),
+        (
+            Node(stat.S_IFREG | 0o644, content=FileContent(b"", (0, 0, (1 << 44) + 1, 0, 0), True)),
+            "above 16 TiB",
+        ),
     ],
 )
 def test_what_erofs_cannot_hold_is_refused_with_the_path(node, problem):
@@ -162,6 +178,55 @@ def test_indexes_of_a_sparse_file_stay_within_their_limit():
     placed = place(b"f", file(b"x"), Holes(1 << 40, [Span(4096, 1)]), dense=False)
     placed.device_offset = 0
     assert len(placed.indexes()) <= MAX_INDEXES
+
+
+@pytest.mark.parametrize(("name", "limit"), [("MAX_INODES", 3), ("MAX_IMAGE_BYTES", 4096)])
+def test_a_tree_with_more_metadata_than_can_be_mounted_is_refused(monkeypatch, name, limit):
+    tree = Tree()
+    tree.root.children.update((b"%d" % number, link(b"t" * 4000)) for number in range(3))
+    write_bootstrap(tree, {}, [])
+    monkeypatch.setattr(bootstrap, name, limit)
+    with pytest.raises(TreeTooLarge, match="4 files takes"):
+        write_bootstrap(tree, {}, [])
+
+
+_NAMES = st.binary(min_size=1, max_size=255).filter(lambda n: not set(b"/\0") & set(n))
+_NODES = st.builds(
+    lambda node, xattrs, uid, mtime_ns: replace(node, xattrs=xattrs, uid=uid, mtime_ns=mtime_ns),
+    st.one_of(
+        st.binary(max_size=2048).map(file),
+        st.binary(max_size=9).map(link),
+        st.integers(1, 4100).map(lambda size: link(b"t" * size)),
+        st.sampled_from((stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)).map(Node),
+    ),
+    st.dictionaries(
+        st.sampled_from((b"user.a", b"security.capability", b"system.posix_acl_access")),
+        st.binary(max_size=300) | st.integers(0, 9000).map(bytes),
+    ),
+    st.integers(0, (1 << 32) - 2),
+    st.integers(-(1 << 64), 1 << 64),
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.dictionaries(_NAMES, _NODES, max_size=12))
+def test_what_is_written_can_be_mounted(nodes):
+    """It is refused, or accepted by the check that stands before every mount."""
+    tree = Tree()
+    below = tree.root.children[b"directory"] = directory()
+    below.children.update({**nodes, b"again": file(b"hard link")})
+    tree.root.children[b"again"] = below.children[b"again"]
+    files = [node for _, node in tree.walk() if node.content and node.size]
+    placements = {
+        id(node): place(b"", node, node.content, dense=True)
+        for node in files
+        if not fits_inline(node)
+    }
+    for placement in placements.values():
+        placement.device_offset = 0
+    with contextlib.suppress(NotRepresentable):
+        image = write_bootstrap(tree, placements, [BootstrapDevice("d" * 64, 1)])
+        check_bootstrap_image(bytes(image))
 
 
 def test_equal_trees_give_equal_bytes_whatever_made_them():
