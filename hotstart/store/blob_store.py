@@ -132,6 +132,8 @@ class BlobStore(Protocol):
         """Store ``content``, durably and all at once; storing what is there already is no error.
 
         What is there already and small (SMALL_BLOB) counts as stored now: its time is renewed.
+        What was damaged in its place is replaced; in a bucket a large one only if somebody put an
+        object of another size or origin there, since its bytes are not read.
         Raises DigestMismatch if ``content`` is not what ``digest`` names, StoreReadOnly or
         StoreFull; a failed put leaves nothing visible. ``is_checked`` is for a caller who has just
         computed the digest of these very bytes: they are not hashed again.

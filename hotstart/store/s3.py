@@ -1,6 +1,6 @@
 """S3 backend: blobs and references as objects of a bucket, at any S3-compatible endpoint.
 
-    PREFIX/blobs/sha256/<hex>                    immutable blobs
+    PREFIX/blobs/sha256/<hex>                    immutable blobs, their digest in their metadata
     PREFIX/references/<repository>/_tags/<tag>   reference documents; of 0 bytes when removed
 
 obstore moves bytes (synchronous, thread-safe, releases the GIL); boto3 finds credentials, region
@@ -51,6 +51,8 @@ __all__ = ["S3Blobs", "S3Bucket", "S3References"]
 _PART_BYTES = 16 << 20
 """Larger blobs are uploaded in parts of this size, side by side; they appear when complete."""
 _BLOBS = "blobs/sha256/"
+_DIGEST = "hotstart-sha256"
+"""Metadata that an upload gives a blob: an object that others have put in its place lacks it."""
 _REFERENCES = "references/"
 _TAGS = "/_tags/"
 
@@ -146,11 +148,14 @@ class S3Blobs:
         return True
 
     def _holds(self, digest: Digest, size: int) -> bool:
-        """Tell whether the blob needs no upload; S3 never shows a part of one."""
+        """Tell whether the blob needs no upload: one of ours of this size, never a part of one."""
+        path = _BLOBS + digest.hex
         try:
-            return self.size(digest) == size
-        except BlobNotFound:
+            with _errors(self.url):
+                found, mark = self._bucket.ask(partial(_described, path=path))
+        except FileNotFoundError:
             return False
+        return found == size and mark == digest.hex
 
     def put(self, digest: Digest, content: Writable, *, is_checked: bool = False) -> None:
         """Store ``content``. See BlobStore."""
@@ -158,7 +163,9 @@ class S3Blobs:
             digest.check(content, "blob to be stored")
         size = memoryview(content).nbytes
         if size <= SMALL_BLOB or not self._holds(digest, size):
-            self._bucket.put(_BLOBS + digest.hex, content, part_bytes=_PART_BYTES)
+            marks = {_DIGEST: digest.hex}
+            path = _BLOBS + digest.hex
+            self._bucket.put(path, content, part_bytes=_PART_BYTES, metadata=marks)
 
     def remove(self, digest: Digest) -> None:
         """Remove the blob; S3 itself does not tell absent from removed, so it is asked before."""
@@ -255,6 +262,12 @@ class S3References:
 
 def _path(name: ReferenceName) -> str:
     return f"{_REFERENCES}{name.repository}{_TAGS}{name.tag}"
+
+
+def _described(objects: S3Store, *, path: str) -> tuple[int, str | None]:
+    """Return an object's size and the digest that it was uploaded as, by a HEAD request."""
+    answer = obstore.get(objects, path, options={"head": True})
+    return answer.meta["size"], answer.attributes.get(_DIGEST)
 
 
 def _got(objects: S3Store, *, path: str) -> tuple[memoryview, int, str]:

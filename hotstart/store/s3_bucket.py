@@ -94,8 +94,9 @@ class S3Bucket:
         if_match: str | None = None,
         if_absent: bool = False,
         part_bytes: int | None = None,
+        metadata: dict[str, str] | None = None,
     ) -> str:
-        """Write one object, all at once, and return its ETag.
+        """Write one object, all at once and with its metadata, and return its ETag.
 
         ``if_match`` and ``if_absent`` make the write conditional: obstore's PreconditionError or
         AlreadyExistsError, or FileNotFoundError, say that the object is otherwise.
@@ -105,13 +106,18 @@ class S3Bucket:
             mode = "create"
         elif if_match is not None:
             mode = {"e_tag": if_match}
+        options: dict[str, Any] = {"use_multipart": False}
+        if part_bytes is not None and memoryview(content).nbytes > part_bytes:
+            options = {"chunk_size": part_bytes, "max_concurrency": 4}
+        if metadata is not None:
+            options["attributes"] = metadata
         try:
-            return self._put(path, content, mode, part_bytes)
+            return self._put(path, content, mode, options)
         except FileNotFoundError:
             if if_match is not None:
                 raise
             self._make_bucket()
-            return self._put(path, content, mode, part_bytes)
+            return self._put(path, content, mode, options)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int, int]]:
         """Yield the name (below ``prefix``), the size and the time of every object.
@@ -156,13 +162,10 @@ class S3Bucket:
             return StoreDenied(self.url, str(err))
         return StoreUnavailable(self.url, str(err))
 
-    def _put(self, path: str, content: Writable, mode: PutMode, part_bytes: int | None) -> str:
-        parts: dict[str, Any] = {"use_multipart": False}
-        if part_bytes is not None and memoryview(content).nbytes > part_bytes:
-            parts = {"chunk_size": part_bytes, "max_concurrency": 4}
+    def _put(self, path: str, content: Writable, mode: PutMode, options: dict[str, Any]) -> str:
         try:
             answer = self._clients.ask(
-                lambda clients: obstore.put(clients.uploads, path, content, mode=mode, **parts)
+                lambda clients: obstore.put(clients.uploads, path, content, mode=mode, **options)
             )
         except (PreconditionError, AlreadyExistsError, FileNotFoundError):
             raise

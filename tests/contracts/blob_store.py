@@ -1,4 +1,6 @@
-"""What every BlobStore promises. A test class derives from this and has a fixture ``blobs``."""
+"""What every BlobStore promises. A test class derives from this and has a fixture ``blobs``,
+and ``damage(blobs, digest, content)``, which puts other bytes in a blob's place as others would.
+"""
 
 import threading
 
@@ -6,7 +8,7 @@ import pytest
 
 from hotstart.core.digest import Digest, DigestMismatch
 from hotstart.core.span import Span
-from hotstart.store.blob_store import BlobNotFound, SpanOutside
+from hotstart.store.blob_store import SMALL_BLOB, BlobNotFound, SpanOutside
 
 CONTENT = bytes(range(256)) * 40
 DIGEST = Digest.of(CONTENT)
@@ -58,6 +60,16 @@ class BlobStoreContract:
         blobs.put(DIGEST, CONTENT)
         blobs.put(DIGEST, CONTENT)
         assert list(blobs.digests()) == [(DIGEST, len(CONTENT))]
+
+    @pytest.mark.parametrize("size", [10240, SMALL_BLOB + 1, 17 << 20], ids=["small", "large", "parts"])
+    @pytest.mark.parametrize("cut", [0, 1], ids=["flipped", "shorter"])
+    def test_put_replaces_a_damaged_blob(self, blobs, size, cut):
+        content = bytes(size)
+        digest = Digest.of(content)
+        blobs.put(digest, content)
+        self.damage(blobs, digest, content[cut:-1] + b"x")
+        blobs.put(digest, content)
+        assert bytes(blobs.read(digest)) == content
 
     def test_put_refuses_bytes_that_the_digest_does_not_name(self, blobs):
         with pytest.raises(DigestMismatch):

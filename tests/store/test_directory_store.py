@@ -44,6 +44,13 @@ class TestDirectoryBlobs(BlobStoreContract):
     def blobs(self, tmp_path):
         return DirectoryBlobs(tmp_path, "file://test")
 
+    @pytest.fixture(autouse=True)
+    def _keep(self, tmp_path):
+        self.directory = tmp_path
+
+    def damage(self, blobs, digest, content):
+        (self.directory / "blobs" / "sha256" / digest.hex).write_bytes(content)
+
 
 class TestDirectoryReferences(ReferenceStoreContract):
     @pytest.fixture

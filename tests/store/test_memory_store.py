@@ -12,6 +12,9 @@ class TestMemoryBlobs(BlobStoreContract):
     def blobs(self):
         return MemoryBlobs()
 
+    def damage(self, blobs, digest, content):
+        blobs.contents[digest] = content
+
 
 class TestMemoryReferences(ReferenceStoreContract):
     @pytest.fixture

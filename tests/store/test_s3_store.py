@@ -7,7 +7,7 @@ import pytest
 
 from hotstart.core.digest import Digest
 from hotstart.core.span import Span
-from hotstart.store.blob_store import StoreDenied, StoreMissing, StoreUnavailable
+from hotstart.store.blob_store import SMALL_BLOB, StoreDenied, StoreMissing, StoreUnavailable
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.references import ReferenceName
 from hotstart.store.retrying import RetryPolicy
@@ -40,6 +40,19 @@ class TestS3Blobs(BlobStoreContract):
     @pytest.fixture
     def blobs(self, bucket):
         return S3Blobs(bucket)
+
+    @pytest.fixture(autouse=True)
+    def _keep(self, bucket):
+        self.bucket = bucket
+
+    def damage(self, blobs, digest, content):
+        self.bucket.put(f"blobs/sha256/{digest.hex}", content)
+
+    def test_put_of_a_large_blob_that_is_there_uploads_nothing(self, blobs, monkeypatch):
+        content = bytes(SMALL_BLOB + 1)
+        blobs.put(Digest.of(content), content)
+        monkeypatch.setattr(self.bucket, "put", None)
+        blobs.put(Digest.of(content), content)
 
 
 class TestS3References(ReferenceStoreContract):

@@ -38,8 +38,12 @@ def stored():
 class TestStackedBlobs(BlobStoreContract):
     @pytest.fixture
     def blobs(self):
-        limited = LimitingBlobs(MemoryBlobs(), in_flight=3)
+        self.inner = MemoryBlobs()
+        limited = LimitingBlobs(self.inner, in_flight=3)
         return VerifyingBlobs(RetryingBlobs(limited, policy()))
+
+    def damage(self, blobs, digest, content):
+        self.inner.contents[digest] = content
 
 
 class TestStackedReferences(ReferenceStoreContract):
