@@ -61,7 +61,9 @@ class BlobStoreContract:
         blobs.put(DIGEST, CONTENT)
         assert list(blobs.digests()) == [(DIGEST, len(CONTENT))]
 
-    @pytest.mark.parametrize("size", [10240, SMALL_BLOB + 1, 17 << 20], ids=["small", "large", "parts"])
+    @pytest.mark.parametrize(
+        "size", [10240, SMALL_BLOB + 1, 17 << 20], ids=["small", "large", "parts"]
+    )
     @pytest.mark.parametrize("cut", [0, 1], ids=["flipped", "shorter"])
     def test_put_replaces_a_damaged_blob(self, blobs, size, cut):
         content = bytes(size)

@@ -2,18 +2,33 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from hotstart.core.digest import Digest
-from hotstart.store.bootstrap_head import BootstrapInvalid
+from hotstart.store.bootstrap_head import BootstrapInvalid, checksum, parse_head
 from hotstart.store.layers import bootstrap_descriptor
 from hotstart.store.zstd_frame import compress
 from lazyfs import checked_bootstraps
 from lazyfs.cache import Cache
-from lazyfs.checked_bootstraps import DevicesDisagree, checked_bootstrap
+from lazyfs.checked_bootstraps import (
+    CHECK_VERSION,
+    DevicesDisagree,
+    KnownBad,
+    checked_bootstrap,
+)
 from tests.fakes.memory_store import MemoryBlobs
-from tests.lazyfs.node import Image, make_tree
+from tests.lazyfs.node import Image, make_tree, wait_until
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "bootstrap.v1"
+VERDICT = GOLDEN.with_name("bootstrap-verdict.v1")
+
+
+class FakeDevice(NamedTuple):
+    device_id: str
+    pages: int
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +72,19 @@ def test_a_verdict_of_another_check_or_digest_counts_for_nothing(cache, image, c
     assert json.loads(path.read_bytes()) == kept
 
 
+def test_the_golden_verdict_means_what_it_meant_and_is_written_as_before(cache, image, checks):
+    content = GOLDEN.read_bytes()
+    frame, blobs = compress(content), MemoryBlobs()
+    blobs.put(Digest.of(frame), frame)
+    devices = tuple(FakeDevice(*device) for device in parse_head(content).devices)
+    spec = replace(image.spec, bootstrap=bootstrap_descriptor(frame, content), devices=devices)
+    path = checked_bootstrap(cache, spec, blobs).with_suffix(".checked")
+    assert path.read_bytes() == VERDICT.read_bytes()
+    path.write_bytes(VERDICT.read_bytes())
+    checked_bootstrap(cache, spec, blobs)
+    assert len(checks) == 1
+
+
 def test_a_bad_bootstrap_with_its_right_digest_is_refused_each_time(cache, image):
     content = b"metadata" * 1024
     frame, blobs = compress(content), MemoryBlobs()
@@ -76,8 +104,24 @@ def test_a_manifest_with_other_devices_than_its_bootstrap_names_is_refused(cache
             checked_bootstrap(cache, replace(image.spec, devices=devices), image.store.blobs)
 
 
-def test_what_a_trusted_key_vouches_for_is_not_walked_through_but_is_for_others(
-    cache, image, checks
+@pytest.fixture
+def walks(monkeypatch):
+    """What is to be walked through later: functions that do it."""
+    later = []
+
+    class Timer:
+        def __init__(self, after_s, walk, args):
+            later.append(lambda: walk(*args))
+
+        def start(self):
+            pass
+
+    monkeypatch.setattr(checked_bootstraps.threading, "Timer", Timer)
+    return later
+
+
+def test_what_a_trusted_key_vouches_for_is_mounted_at_once_and_walked_through_later(
+    cache, image, checks, walks
 ):
     vouched = replace(image.spec, is_vouched=True)
     assert vouched == image.spec
@@ -86,5 +130,60 @@ def test_what_a_trusted_key_vouches_for_is_not_walked_through_but_is_for_others(
     assert checks == []
     with pytest.raises(DevicesDisagree):
         checked_bootstrap(cache, replace(vouched, devices=()), image.store.blobs)
+    for walk in walks:
+        walk()
+    for spec in (vouched, image.spec):
+        checked_bootstrap(cache, spec, image.store.blobs)
+    assert len(checks) == 1
+    assert len(walks) == 3
+
+
+def test_the_walk_behind_a_mount_comes_by_itself(cache, image, monkeypatch):
+    monkeypatch.setattr(checked_bootstraps, "WALK_AFTER_S", 0.0)
+    path = checked_bootstrap(cache, replace(image.spec, is_vouched=True), image.store.blobs)
+    wait_until(path.with_suffix(".checked").exists)
+
+
+def test_what_others_see_unwalked_is_walked_through_before_their_mount(cache, image, checks, walks):
+    checked_bootstrap(cache, replace(image.spec, is_vouched=True), image.store.blobs)
     checked_bootstrap(cache, image.spec, image.store.blobs)
     assert len(checks) == 1
+
+
+@pytest.mark.parametrize("is_vouched", [True, False])
+def test_a_vouched_one_that_proves_bad_is_refused_from_then_on(cache, image, walks, is_vouched):
+    """Its head is right; the root's inode is not."""
+    content = bytearray(GOLDEN.read_bytes())
+    content[parse_head(bytes(content)).root_nid * 32 + 2] ^= 0xFF
+    content[1028:1032] = checksum(bytes(content)).to_bytes(4, "little")
+    blobs, frame = MemoryBlobs(), compress(bytes(content))
+    blobs.put(Digest.of(frame), frame)
+    devices = parse_head(bytes(content)).devices
+    bad = replace(image.spec, bootstrap=bootstrap_descriptor(frame, content), is_vouched=True)
+    bad = replace(bad, devices=tuple(FakeDevice(*device) for device in devices))
+    checked_bootstrap(cache, bad, blobs)
+    (walk,) = walks
+    walk()
+    with pytest.raises(KnownBad, match="inode"):
+        checked_bootstrap(cache, replace(bad, is_vouched=is_vouched), blobs)
+
+
+def test_a_vouched_one_with_a_verdict_of_another_version_is_walked_through_first(
+    cache, image, checks, walks
+):
+    path = checked_bootstrap(cache, image.spec, image.store.blobs).with_suffix(".checked")
+    kept = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**kept, "version": CHECK_VERSION - 1}))
+    checked_bootstrap(cache, replace(image.spec, is_vouched=True), image.store.blobs)
+    assert len(checks) == 2
+    assert walks == []
+
+
+def test_a_walk_says_nothing_of_bytes_that_are_gone_or_others(cache, image, walks):
+    path = checked_bootstrap(cache, replace(image.spec, is_vouched=True), image.store.blobs)
+    (walk,) = walks
+    path.write_bytes(b"damaged here")
+    walk()
+    path.unlink()
+    walk()
+    assert not path.with_suffix(".checked").exists()
