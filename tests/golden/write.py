@@ -1,6 +1,7 @@
 """Writes golden files that are missing; never replaces one. Run: python -m tests.golden.write"""
 
 import sys
+import tempfile
 from pathlib import Path
 
 from hotstart.store.descriptor import Descriptor
@@ -13,6 +14,12 @@ HERE = Path(__file__).parent
 NAME = ReferenceName.parse("team/app:v1")
 TARGET = Descriptor.of("application/vnd.oci.image.manifest.v1+json", b"x", {"note": "ü"})
 
+
+def ready_map():
+    with tempfile.TemporaryDirectory() as directory:
+        return samples.ready_map(Path(directory))
+
+
 GOLDEN = {
     "image-manifest.v1": lambda: samples.image().to_bytes(),
     "snapshot-manifest.v1": lambda: samples.snapshot().to_bytes(),
@@ -24,6 +31,8 @@ GOLDEN = {
     "trace.v1": lambda: samples.trace().encode(),
     "bundle.v1": lambda: samples.bundle()[0],
     "bundle-index.v1": lambda: samples.bundle_index().encode(),
+    "pack.v1": lambda: samples.pack()[0],
+    "ready-map.v1": ready_map,
     "ready-map-header.v1": lambda: encode_header("ab" * 32, 7, bytes(range(16))),
 }
 

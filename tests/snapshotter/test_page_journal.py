@@ -2,6 +2,7 @@
 
 import os
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from hotstart.kernel.userfaultfd import (
 from snapshotter.page_journal import BATCH, FORK_HELD, INSTALLED, JournalInvalid, PageJournal
 from snapshotter.page_ranges import PageRanges, Piece
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "page-journal.v1"
 PAGE = 4096
 PIECES = [Piece(PAGE, 3 * PAGE, 0), Piece(8 * PAGE, 9 * PAGE, 2 * PAGE)]
 
@@ -137,3 +139,14 @@ def test_version_1_has_these_bytes(journal):
     record = struct.pack("<4Q", 1, PAGE, 2 * PAGE, 0)
     content = os.pread(journal.fd, 4192, 0)
     assert content == bytes(head).ljust(PAGE, b"\0") + pieces.ljust(64, b"\0") + record
+    assert content == GOLDEN.read_bytes()
+
+
+def test_the_golden_journal_means_what_it_meant():
+    fd = os.memfd_create("golden")
+    os.write(fd, GOLDEN.read_bytes() + bytes(2 * BATCH))
+    journal = PageJournal.adopt(fd)
+    assert list(journal.base()) == PIECES
+    assert [m for _, m in journal.replay()] == [Message(INSTALLED, PAGE, 2 * PAGE, 0)]
+    assert journal.generation == 0
+    journal.close()

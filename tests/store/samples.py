@@ -12,7 +12,9 @@ from hotstart.store.descriptor import Descriptor
 from hotstart.store.layers import DeviceDescriptor, bootstrap_descriptor
 from hotstart.store.leases import LeaseDocument
 from hotstart.store.manifest import ImageManifest, SnapshotManifest
+from hotstart.store.packs import PackWriter
 from hotstart.store.page_runs import Run
+from hotstart.store.ready_map import ReadyMap
 from hotstart.store.snapshot_config import (
     REHEARSED,
     ExpectedAnswer,
@@ -23,6 +25,11 @@ from hotstart.store.snapshot_config import (
 )
 from hotstart.store.trace import Trace, TraceSpan
 from hotstart.store.zstd_frame import compress
+from tests.fakes.memory_store import MemoryBlobs
+
+PACKED = (b"text " * 4000, random.Random(7).randbytes(PAGE))
+BOOT = bytes(range(16))
+READY = ((0, 4), (9, 1), (30, 10))
 
 PACKS = tuple(Digest.of(b"pack %d" % number) for number in range(3))
 DEVICES = tuple(Digest.of(b"device %d" % number).hex for number in range(2))
@@ -48,6 +55,27 @@ def table(count=5):
     made = chunks(count)
     size = made[-1].device_offset + made[-1].length + PAGE if made else PAGE
     return ChunkTable.encode(made, PACKS, size), size
+
+
+def pack():
+    """A pack of two chunks, the first compressed and the second raw, and where they lie."""
+    blobs = MemoryBlobs()
+    with PackWriter(blobs) as writer:
+        placed = [writer.add(content) for content in PACKED]
+        (descriptor,) = writer.finish()
+    return bytes(blobs.read(descriptor.digest)), placed
+
+
+def ready_map(directory):
+    """A map of a device of 40 pages, of which three runs are ready and on disk."""
+    device = directory / "d.dev"
+    device.write_bytes(b"data" * PAGE)
+    with ReadyMap.open(directory / "d.ready", DEVICES[0], 40, boot_id=BOOT) as ready:
+        for run in READY:
+            ready.set(*run)
+        with device.open("rb") as file:
+            ready.sync(file.fileno())
+    return (directory / "d.ready").read_bytes()
 
 
 def trace():

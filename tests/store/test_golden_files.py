@@ -7,6 +7,8 @@ from hotstart.store.bundle import BundleIndex
 from hotstart.store.chunk_table import ChunkTable
 from hotstart.store.leases import LeaseDocument
 from hotstart.store.manifest import ImageManifest, SnapshotManifest
+from hotstart.store.packs import chunk_digest, decode_verified
+from hotstart.store.ready_map import ReadyMap
 from hotstart.store.ready_map_header import HEADER_BYTES, Header, parse_header
 from hotstart.store.references import decode_reference
 from hotstart.store.snapshot_config import SnapshotConfig
@@ -15,7 +17,13 @@ from tests.golden.write import GOLDEN, HERE, NAME, TARGET
 from tests.store import samples
 from tests.store.test_trace_and_bundle import unpack
 
-UNCOMPRESSED = ("snapshot-config.v2", "reference.v1", "lease.v1", "ready-map-header.v1")
+UNCOMPRESSED = (
+    "snapshot-config.v2",
+    "reference.v1",
+    "lease.v1",
+    "ready-map.v1",
+    "ready-map-header.v1",
+)
 
 
 def golden(name):
@@ -87,6 +95,34 @@ def test_a_bundle_and_its_index_mean_what_they_meant():
     assert unpack(golden("bundle.v1"), index) == unpack(bundle, current)
     assert index.memory_order == current.memory_order
     assert index.device_ids == current.device_ids
+
+
+def test_a_pack_means_what_it_meant():
+    content = golden("pack.v1")
+    _, (first, second) = samples.pack()
+    assert (first.raw, second.raw) == (False, True)
+    raw_at = len(content) - second.stored_length
+    for stored, raw, expected in (
+        (content[:raw_at], first.raw, samples.PACKED[0]),
+        (content[raw_at:], second.raw, samples.PACKED[1]),
+    ):
+        digest = chunk_digest(expected)
+        length = len(expected)
+        assert (
+            decode_verified(stored, raw=raw, length=length, digest=digest, source="golden")
+            == expected
+        )
+
+
+def test_a_ready_map_means_what_it_meant_in_this_boot_and_the_next(tmp_path):
+    path = tmp_path / "d.ready"
+    path.write_bytes(golden("ready-map.v1"))
+    path.with_suffix(".dev").write_bytes(b"data")
+    for boot in (samples.BOOT, b"another boot id!"):
+        with ReadyMap.open(path, samples.DEVICES[0], 40, boot_id=boot) as ready:
+            assert ready.ready_pages() == sum(pages for _, pages in samples.READY)
+            assert all(ready.missing(*run) == -1 for run in samples.READY)
+            assert ready.missing(4, 1) == 4
 
 
 def test_the_header_of_a_ready_map_means_what_it_meant():
