@@ -20,7 +20,8 @@ from lazyfs.checked_bootstraps import (
     checked_bootstrap,
 )
 from tests.fakes.memory_store import MemoryBlobs
-from tests.lazyfs.node import Image, make_tree, wait_until
+from tests.lazyfs.node import Image, make_tree
+from tests.waiting import wait_until
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bootstrap.v1"
 VERDICT = GOLDEN.with_name("bootstrap-verdict.v1")
