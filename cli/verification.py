@@ -3,7 +3,8 @@
 Checked are: the reference and its manifest; every blob the manifest lists (digest and size); the
 bootstrap after decompression; every chunk of every table, decompressed, against its BLAKE3; every
 frame of a start bundle; the signature of a snapshot; the trace of an image, where one is recorded.
-Packs are read whole, one after another, so memory holds one pack for each thread.
+Packs are read whole, one after another, so memory holds one pack for each thread; of a pack that gc
+has rewritten the new one is read, and the relocation that leads to it.
 
 A wrong object does not end the check: all problems are listed. A store that does not answer does.
 """
@@ -20,7 +21,9 @@ from cli.stored import Stored, load
 from hotstart.core.digest import Digest
 from hotstart.core.errors import IntegrityError, NotFound
 from hotstart.core.progress import Progress, ProgressSink
-from hotstart.store.blob_store import Content
+from hotstart.core.span import Span
+from hotstart.store import media_types
+from hotstart.store.blob_store import BlobNotFound, Content
 from hotstart.store.bundle import BundleIndex, Frame
 from hotstart.store.chunk_table import Chunk, ChunkTable
 from hotstart.store.descriptor import Descriptor
@@ -28,6 +31,8 @@ from hotstart.store.layers import DeviceDescriptor, raw_digest, raw_size
 from hotstart.store.manifest import ImageManifest, SnapshotManifest
 from hotstart.store.packs import decode_verified
 from hotstart.store.references import ReferenceName
+from hotstart.store.relocating import find_relocation
+from hotstart.store.relocation import Relocation
 from hotstart.store.signing import PublicKey, verify
 from hotstart.store.stack import Store
 from hotstart.store.trace import Trace
@@ -127,12 +132,29 @@ class Verifier:
 
     def _check_pack(self, pack: Descriptor, chunks: Sequence[Chunk]) -> None:
         with self._noted("pack"):
-            content = memoryview(self._read(pack))
+            content, relocation = self._read_pack(pack)
             for chunk in chunks:
                 with self._noted(f"chunk at {chunk.device_offset} in pack {pack.digest}"):
-                    _check_stored_bytes(content, chunk.pack_offset, chunk)
+                    span = Span(chunk.pack_offset, chunk.stored_length)
+                    place = span if relocation is None else relocation.translate(span)
+                    if place is None:
+                        raise IntegrityError("it was not kept when the pack was rewritten")
+                    _check_stored_bytes(content, place.offset, chunk)
         with self._lock:
             self._chunks += len(chunks)
+
+    def _read_pack(self, pack: Descriptor) -> tuple[memoryview, Relocation | None]:
+        """Read a pack; if it was rewritten, what it lies in now, and where."""
+        try:
+            return memoryview(self._read(pack)), None
+        except BlobNotFound as err:
+            try:
+                blobs, references = self._store.blobs, self._store.references
+                relocation = find_relocation(blobs, references, pack.digest)
+            except NotFound:
+                raise err from None
+        new = Descriptor(media_types.PACK, relocation.target, relocation.target_size)
+        return memoryview(self._read(new)), relocation
 
     def _check_bundle(self, manifest: SnapshotManifest) -> None:
         if manifest.bundle is None or manifest.bundle_index is None:

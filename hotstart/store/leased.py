@@ -35,6 +35,7 @@ from hotstart.store.leases import (
     new_name,
     wait_for_collectors,
 )
+from hotstart.store.relocating import not_kept
 from hotstart.store.stack import Store
 
 log = get_logger(__name__)
@@ -185,11 +186,16 @@ class Writer:
         self._lease = lease
 
     def confirm(self, needed: Sequence[Descriptor]) -> None:
-        """Raise Collected unless every blob is there, and LeaseLost unless they all stay."""
+        """Raise Collected unless every blob is there, and LeaseLost unless they all stay.
+
+        A pack that was rewritten is there if every chunk that tables among ``needed`` list is.
+        """
         blobs = self.store.blobs
         with ThreadPoolExecutor(_CHECKERS, "confirm") as checkers:
             there = list(checkers.map(lambda descriptor: blobs.has(descriptor.digest), needed))
         missing = [item for item, found in zip(needed, there, strict=True) if not found]
+        if missing:
+            missing = not_kept(blobs, self.store.references, missing, needed)
         if missing:
             raise Collected(self.store.url, missing)
         self._lease.check()

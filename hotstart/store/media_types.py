@@ -25,6 +25,7 @@ PACK = "application/vnd.hotstart.pack.v1"
 BUNDLE = "application/vnd.hotstart.bundle.v1"
 BUNDLE_INDEX = "application/vnd.hotstart.bundle-index.v1"
 TRACE = "application/vnd.hotstart.trace.v1"
+RELOCATION = "application/vnd.hotstart.relocation.v1"
 
 RAW_SIZE = "vnd.hotstart.raw.size"
 """Bytes after decompression (bootstrap), decimal."""

@@ -2,8 +2,8 @@
 
 A name is ``repository[:tag]``: components of lower-case letters, digits and single ``. _ -``
 between them, joined by ``/``; the tag defaults to ``latest``. Names below ``hotstart.trace/``
-(recorded traces) and ``hotstart.snapshot/`` (stateless snapshots that a run may use) are reserved:
-no user gives them.
+(recorded traces), ``hotstart.snapshot/`` (stateless snapshots that a run may use) and
+``hotstart.relocation/`` (where rewritten packs lie) are reserved: no user gives them.
 
 The stored document is canonical JSON ``{"name", "target", "version": 1}`` (docs/formats).
 """
@@ -25,6 +25,7 @@ from hotstart.store.json_document import parse_object
 VERSION = 1
 TRACE_PREFIX = "hotstart.trace/"
 SNAPSHOT_PREFIX = "hotstart.snapshot/"
+RELOCATION_PREFIX = "hotstart.relocation/"
 MAX_REPOSITORY = 200
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
@@ -111,6 +112,11 @@ class ReferenceName:
         return cls(f"{TRACE_PREFIX}{manifest.hex}")
 
     @classmethod
+    def relocation_of(cls, pack: Digest) -> ReferenceName:
+        """Return the reserved name of what tells where the rewritten ``pack`` lies."""
+        return cls(f"{RELOCATION_PREFIX}{pack.hex}")
+
+    @classmethod
     def stateless_of(cls, image: Digest, start: Digest) -> ReferenceName:
         """Return the reserved name of the stateless snapshot of ``image`` started as ``start``.
 
@@ -121,7 +127,7 @@ class ReferenceName:
     @property
     def is_reserved(self) -> bool:
         """Whether the name is one of ours and not a user's image."""
-        return self.repository.startswith((TRACE_PREFIX, SNAPSHOT_PREFIX))
+        return self.repository.startswith((TRACE_PREFIX, SNAPSHOT_PREFIX, RELOCATION_PREFIX))
 
     def __str__(self) -> str:
         return f"{self.repository}:{self.tag}"

@@ -1,7 +1,7 @@
 """The one place where a URL becomes a store, with its wrappers in their order.
 
-    directory   VerifyingBlobs(DirectoryBlobs)
-    s3          VerifyingBlobs(RetryingBlobs(LimitingBlobs(S3Blobs)))
+    directory   RelocatingBlobs(VerifyingBlobs(DirectoryBlobs))
+    s3          RelocatingBlobs(VerifyingBlobs(RetryingBlobs(LimitingBlobs(S3Blobs))))
 
 URLs: a path or ``file:///path``; ``s3://bucket/prefix`` with an optional query
 ``?endpoint=http://host:port&region=name``. Opening is quick and sends no request; a store holds
@@ -22,6 +22,7 @@ from hotstart.store.directory_leases import DirectoryLeases
 from hotstart.store.lease_objects import LeaseObjects
 from hotstart.store.limiting import LimitingBlobs
 from hotstart.store.references import ReferenceStore
+from hotstart.store.relocating import RelocatingBlobs
 from hotstart.store.retrying import (
     RetryingBlobs,
     RetryingLeases,
@@ -84,8 +85,8 @@ def _open_directory(path: Path, *, create: bool) -> Store:
     root = path.absolute()
     url = f"file://{quote(str(root))}"
     prepare_directory(root, url, create=create)
-    blobs = VerifyingBlobs(DirectoryBlobs(root, url))
     references = DirectoryReferences(root, url)
+    blobs = RelocatingBlobs(VerifyingBlobs(DirectoryBlobs(root, url)), references)
     return Store(url, blobs, references, DirectoryLeases(root, url))
 
 
@@ -96,6 +97,6 @@ def _open_s3(url: str, *, create: bool, retry: RetryPolicy) -> Store:
 
     bucket = S3Bucket.open(url, create=create)
     limited = LimitingBlobs(S3Blobs(bucket), in_flight=IN_FLIGHT)
-    blobs = VerifyingBlobs(RetryingBlobs(limited, retry))
     references = RetryingReferences(S3References(bucket), retry)
+    blobs = RelocatingBlobs(VerifyingBlobs(RetryingBlobs(limited, retry)), references)
     return Store(bucket.url, blobs, references, RetryingLeases(S3Leases(bucket), retry))

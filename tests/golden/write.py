@@ -29,6 +29,7 @@ GOLDEN = {
     "chunk-table.v1": lambda: samples.table(5)[0].content,
     "object-list.v1": lambda: ObjectList("s3://b/p", [("b", "2", 9), ("\u00e4", "1", 5)]).encode(),
     "trace.v1": lambda: samples.trace().encode(),
+    "relocation.v1": lambda: samples.relocation().encode(),
     "bundle.v1": lambda: samples.bundle()[0],
     "bundle-index.v1": lambda: samples.bundle_index().encode(),
     "pack.v1": lambda: samples.pack()[0],

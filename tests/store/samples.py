@@ -13,8 +13,9 @@ from hotstart.store.layers import DeviceDescriptor, bootstrap_descriptor
 from hotstart.store.leases import LeaseDocument
 from hotstart.store.manifest import ImageManifest, SnapshotManifest
 from hotstart.store.packs import PackWriter
-from hotstart.store.page_runs import Run
+from hotstart.store.page_runs import Run as PageRun
 from hotstart.store.ready_map import ReadyMap
+from hotstart.store.relocation import Relocation, Run
 from hotstart.store.snapshot_config import (
     REHEARSED,
     ExpectedAnswer,
@@ -86,10 +87,10 @@ def trace():
 def bundle():
     """A bundle and its index; the first frame compresses, the second does not."""
     writer = BundleWriter(DEVICES, frame_bytes=4 * PAGE)
-    writer.add(Run(1, 7, 1), b"b" * PAGE)
-    writer.add(Run(0, 5, 3), b"a" * 3 * PAGE)
-    writer.add(Run(0, 100, 2), random.Random(3).randbytes(2 * PAGE))
-    return writer.finish((Run(0, 9, 2), Run(0, 3, 1)))
+    writer.add(PageRun(1, 7, 1), b"b" * PAGE)
+    writer.add(PageRun(0, 5, 3), b"a" * 3 * PAGE)
+    writer.add(PageRun(0, 100, 2), random.Random(3).randbytes(2 * PAGE))
+    return writer.finish((PageRun(0, 9, 2), PageRun(0, 3, 1)))
 
 
 def bundle_index() -> BundleIndex:
@@ -123,6 +124,10 @@ def snapshot_config_v2():
     config = snapshot_config()
     goldens = (*config.goldens, Golden({"path": "/large", "port": 8000}, large))
     return replace(config, goldens=goldens, start_key="ab" * 32)
+
+
+def relocation():
+    return Relocation(PACKS[0], PACKS[1], 700, (Run(0, 100, 0), Run(300, 600, 100)))
 
 
 def snapshot_config():

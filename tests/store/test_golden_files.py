@@ -11,6 +11,7 @@ from hotstart.store.packs import chunk_digest, decode_verified
 from hotstart.store.ready_map import ReadyMap
 from hotstart.store.ready_map_header import HEADER_BYTES, Header, parse_header
 from hotstart.store.references import decode_reference
+from hotstart.store.relocation import Relocation
 from hotstart.store.snapshot_config import SnapshotConfig
 from hotstart.store.trace import Trace
 from tests.golden.write import GOLDEN, HERE, NAME, TARGET
@@ -23,6 +24,7 @@ UNCOMPRESSED = (
     "lease.v1",
     "ready-map.v1",
     "ready-map-header.v1",
+    "relocation.v1",
 )
 
 
@@ -87,6 +89,10 @@ def test_a_chunk_table_means_what_it_meant():
 
 def test_a_trace_means_what_it_meant():
     assert Trace.decode(golden("trace.v1")) == samples.trace()
+
+
+def test_a_relocation_means_what_it_meant():
+    assert Relocation.decode(golden("relocation.v1")) == samples.relocation()
 
 
 def test_a_bundle_and_its_index_mean_what_they_meant():

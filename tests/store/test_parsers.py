@@ -17,6 +17,7 @@ from hotstart.store.manifest import ManifestInvalid, parse_manifest
 from hotstart.store.packs import ChunkInvalid, decode
 from hotstart.store.ready_map_header import encode_header, parse_header
 from hotstart.store.references import ReferenceName, decode_reference, encode_reference
+from hotstart.store.relocation import Relocation
 from hotstart.store.snapshot_config import SnapshotConfig
 from hotstart.store.trace import Trace
 from hotstart.store.zstd_frame import FrameInvalid, compress, decompress
@@ -41,6 +42,7 @@ FORMATS = {
     "snapshot manifest": (parse_manifest, lambda: samples.snapshot().to_bytes()),
     "chunk table": (read_table, lambda: samples.table()[0].content),
     "trace": (Trace.decode, lambda: samples.trace().encode()),
+    "relocation": (Relocation.decode, lambda: samples.relocation().encode()),
     "bundle index": (BundleIndex.decode, lambda: samples.bundle_index().encode()),
     "snapshot config": (SnapshotConfig.parse, lambda: samples.snapshot_config().to_bytes()),
     "ready map": (parse_header, lambda: encode_header("ab" * 32, 7, bytes(16))),
