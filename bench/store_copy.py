@@ -34,7 +34,8 @@ def copy(source: Store, target: Store) -> None:
         for size in pool.map(copy_blob, blobs):
             done += size
             os.write(1, json.dumps({"done": done, "total": total}).encode() + b"\n")
-    for name in source.references.names():
+    # Reserved names first: an image may need the relocations of its packs.
+    for name in sorted(source.references.names(), key=lambda name: not name.is_reserved):
         target.references.swap(name, source.references.get(name).target, None)
 
 

@@ -5,6 +5,9 @@ a collector is at work*, read leases, follow the references that have moved, and
 writer whose lease was not seen waits until that is over, so what it finds then stays. Passes are
 repeated until nothing is left.
 
+When no garbage is left, packs that are mostly dead are rewritten (rewrite.py): what is live of them
+is stored anew while nobody waits, and the next pass lets readers find it there.
+
 Kept is what a reference reaches; what a live lease names; what a young manifest lists (one that a
 reference has left, or will soon point to); and whatever is itself younger than the grace. Ages are
 by the store's clock alone. A collector that dies at any instant has removed only garbage, and
@@ -27,26 +30,29 @@ from hotstart.core.errors import Conflict, NotFound, Unavailable
 from hotstart.core.log import get_logger
 from hotstart.core.progress import NullSink, Progress, ProgressSink
 from hotstart.store.blob_store import StoredBlob
-from hotstart.store.lease_objects import LeaseEntry
 from hotstart.store.leases import (
     COLLECTOR,
-    LEASE_NS,
-    WRITER,
     LeaseDocument,
     elapsed_s,
     holder,
     live,
     new_name,
 )
-from hotstart.store.reach import Reach, orphaned_traces, traces_of
+from hotstart.store.live_spans import LiveSpans
+from hotstart.store.reach import Reach, trace_image
 from hotstart.store.references import Reference
+from hotstart.store.rewrite import Plan, Rewrite, Rewriter
 from hotstart.store.stack import Store
+from hotstart.store.verdict import Amount, Judge, Verdict
 
 log = get_logger(__name__)
 
 DEFAULT_GRACE_S = 24 * 3600.0
 REMOVERS = 16
+REWRITES = 16
+"""Packs rewritten in one pass: each takes some requests while writers wait."""
 _TASK = "gc"
+_REWRITE_TASK = "rewrite"
 _PASS_S = 20.0
 """How long one pass may remove; writers wait for it, and COLLECTOR_NS is three times as much."""
 
@@ -72,23 +78,26 @@ class StoreTooSlow(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Amount:
-    """A number of blobs and their bytes."""
+class Rewritten:
+    """Packs that were mostly dead, their bytes before, and how many of those are free now."""
 
-    blobs: int = 0
+    packs: int = 0
     size_bytes: int = 0
+    freed_bytes: int = 0
 
     @classmethod
-    def of(cls, blobs: Sequence[StoredBlob]) -> Amount:
-        """Count blobs."""
-        return cls(len(blobs), sum(blob.size for blob in blobs))
+    def of(cls, plans: Sequence[Plan]) -> Rewritten:
+        """Count packs."""
+        sizes = sum(plan.old.size for plan in plans)
+        return cls(len(plans), sizes, sum(plan.freed_bytes for plan in plans))
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What a collection did. ``removed`` is what it would remove, in a dry run."""
+    """What a collection did, or would do (dry run)."""
 
     removed: Amount
+    rewritten: Rewritten
     reachable: Amount
     young: Amount
     """Kept although unreachable: not older than the grace, or listed by a manifest that is not."""
@@ -96,18 +105,6 @@ class Collection:
     """Kept although unreachable: writers at work hold it."""
     writers: int
     removed_traces: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """What one pass found: garbage and what is kept for which reason."""
-
-    garbage: list[StoredBlob]
-    reachable: Amount
-    young: Amount
-    leased: Amount
-    writers: int
-    traces: list[Reference]
 
 
 class Collector:
@@ -128,45 +125,103 @@ class Collector:
         self._clock = clock
         self._removers = removers
         self._reach = Reach(store)
+        self._judge = Judge(store, self._reach, self._grace_ns)
+        self._live = LiveSpans(store.blobs)
+        self._rewriter = Rewriter(store, self._live, self._grace_ns)
         self._removed: list[StoredBlob] = []
         self._removed_traces = 0
+        self._tried: set[Digest] = set()
+        self._rewritten: list[Plan] = []
 
     def collect(self, *, dry_run: bool = False) -> Collection:
-        """Remove all garbage; with ``dry_run`` only count it.
+        """Remove all garbage, then rewrite packs; with ``dry_run`` only count both.
 
         Raises CollectionStopped, CollectorRunning, StoreTooSlow, LeaseInvalid or what the store
         raises. What was removed until then was garbage.
         """
+        prepared: list[Rewrite] = []
         while True:
             blobs = list(self._store.blobs.entries())
-            self._read_ahead(blobs)
-            verdict, is_done = self._pass(blobs, dry_run=dry_run)
-            if is_done:
+            self._read_ahead(blobs, prepared)
+            verdict, is_done = self._pass(blobs, prepared, dry_run=dry_run)
+            if not is_done:
+                continue
+            plans = self._plan(blobs, verdict)
+            if dry_run:
+                self._rewritten = plans
+                return self._report(verdict)
+            published, prepared = prepared, self._prepare(plans)
+            if not prepared and not published:
                 return self._report(verdict)
 
-    def _read_ahead(self, blobs: Sequence[StoredBlob]) -> None:
-        """Read the manifests that a pass will want, while no writer waits."""
+    def _read_ahead(self, blobs: Sequence[StoredBlob], prepared: Sequence[Rewrite]) -> None:
+        """Read the manifests and tables that a pass will want, while no writer waits."""
         reached = self._reach.of_references(self._reach.references())
         newest_ns = max((blob.modified_ns for blob in blobs), default=0)
         rest = [blob for blob in blobs if blob.digest not in reached]
-        self._reach.of_young(blob for blob in rest if blob.modified_ns + self._grace_ns > newest_ns)
+        young = [blob for blob in rest if blob.modified_ns + self._grace_ns > newest_ns]
+        self._reach.of_young(young)
+        if prepared:
+            live = reached | {blob.digest for blob in young}
+            self._live.add(self._reach.devices(live))
 
-    def _pass(self, blobs: Sequence[StoredBlob], *, dry_run: bool) -> tuple[_Verdict, bool]:
-        """Judge the blobs and remove garbage for a while; tell whether all of it is gone."""
+    def _pass(
+        self, blobs: Sequence[StoredBlob], prepared: Sequence[Rewrite], *, dry_run: bool
+    ) -> tuple[Verdict, bool]:
+        """Judge the blobs and remove garbage for a while; tell whether all of it is gone.
+
+        If it is, publish what is prepared: no manifest is left then that needs more than it keeps.
+        """
         with self._at_work() as (now_ns, until_s):
-            verdict = self._judge(blobs, now_ns)
+            verdict = self._judge.of(blobs, now_ns)
             if dry_run:
                 self._removed = verdict.garbage
-                self._removed_traces = len(verdict.traces)
+                self._removed_traces = _traces(verdict.orphans)
                 return verdict, True
             if self._clock() > until_s:
                 raise StoreTooSlow(self._store.url)
-            for trace in verdict.traces:
-                with suppress(Conflict, NotFound):
-                    self._store.references.remove(trace.name, trace.version)
-                    self._removed_traces += 1
-            is_done = self._remove(verdict.garbage, until_s)
-            return verdict, is_done and not verdict.traces
+            self._remove_orphans(verdict.orphans)
+            new = {digest for rewrite in prepared for digest in rewrite.blobs}
+            garbage = [blob for blob in verdict.garbage if blob.digest not in new]
+            is_done = self._remove(garbage, until_s) and not verdict.orphans
+            if is_done:
+                self._publish(prepared, verdict, until_s)
+            return verdict, is_done
+
+    def _remove_orphans(self, orphans: Sequence[Reference]) -> None:
+        for orphan in orphans:
+            with suppress(Conflict, NotFound):
+                self._store.references.remove(orphan.name, orphan.version)
+                self._removed_traces += _traces([orphan])
+
+    def _plan(self, blobs: Sequence[StoredBlob], verdict: Verdict) -> list[Plan]:
+        """Return what is to be rewritten and was not tried yet."""
+        self._live.add(verdict.devices)
+        plans = self._rewriter.plan(blobs, verdict.standing)
+        return [plan for plan in plans if plan.old.digest not in self._tried]
+
+    def _prepare(self, plans: Sequence[Plan]) -> list[Rewrite]:
+        """Write the new packs of as many plans as a pass may publish."""
+        prepared: list[Rewrite] = []
+        done, total = 0, sum(plan.old.size for plan in plans)
+        for plan in plans[:REWRITES]:
+            self._tried.add(plan.old.digest)
+            rewrite = self._rewriter.write(plan)
+            if rewrite is not None:
+                prepared.append(rewrite)
+            done += plan.old.size
+            self._progress.update(Progress(_REWRITE_TASK, done, total, finished=done == total))
+        return prepared
+
+    def _publish(self, prepared: Sequence[Rewrite], verdict: Verdict, until_s: float) -> None:
+        """Publish while there is time; what is left over is garbage, and a later gc begins anew."""
+        if prepared:
+            self._live.add(verdict.devices)
+        for rewrite in prepared:
+            if self._clock() > until_s:
+                return
+            if self._rewriter.publish(rewrite, verdict.standing):
+                self._rewritten.append(rewrite.plan)
 
     @contextmanager
     def _at_work(self) -> Iterator[tuple[int, float]]:
@@ -184,48 +239,6 @@ class Collector:
             yield now_ns, until_s
         finally:
             leases.remove(name)
-
-    def _judge(self, blobs: Sequence[StoredBlob], now_ns: int) -> _Verdict:
-        entries = self._store.leases.entries()
-        held, writers = self._held(live(entries, WRITER, now_ns))
-        # After the leases: a writer whose lease is gone by now has moved its reference before.
-        references = self._reach.references()
-        reached = self._reach.of_references(references)
-        reached |= traces_of(references, reached)
-        rest = [blob for blob in blobs if blob.digest not in reached]
-        leased = [blob for blob in rest if blob.digest in held]
-        rest = [blob for blob in rest if blob.digest not in held]
-        young = [blob for blob in rest if blob.modified_ns + self._grace_ns > now_ns]
-        kept = {blob.digest for blob in young} | self._reach.of_young([*young, *leased])
-        kept |= traces_of(references, held | kept)
-        self._forget_dead(entries, now_ns)
-        return _Verdict(
-            garbage=[blob for blob in rest if blob.digest not in kept],
-            reachable=Amount.of([blob for blob in blobs if blob.digest in reached]),
-            young=Amount.of([blob for blob in rest if blob.digest in kept]),
-            leased=Amount.of(leased),
-            writers=writers,
-            traces=list(orphaned_traces(references, reached | held | kept)),
-        )
-
-    def _held(self, entries: Sequence[LeaseEntry]) -> tuple[set[Digest], int]:
-        """Return what live writers rely on, and how many there are. Raises LeaseInvalid."""
-        held: set[Digest] = set()
-        writers = 0
-        for entry in entries:
-            content = self._store.leases.read(entry.name)
-            if content is None:
-                continue
-            document = LeaseDocument.parse(content)
-            held |= set(document.blobs) | self._reach.of_manifests(document.manifests)
-            writers += 1
-        return held, writers
-
-    def _forget_dead(self, entries: Sequence[LeaseEntry], now_ns: int) -> None:
-        """Remove what dead writers and collectors have left."""
-        for entry in entries:
-            if entry.modified_ns + 2 * LEASE_NS < now_ns:
-                self._store.leases.remove(entry.name)
 
     def _remove(self, garbage: Sequence[StoredBlob], until_s: float) -> bool:
         """Remove blobs until the pass must end; tell whether none is left."""
@@ -247,13 +260,14 @@ class Collector:
             self._store.blobs.remove(blob.digest)
         return True
 
-    def _report(self, verdict: _Verdict) -> Collection:
+    def _report(self, verdict: Verdict) -> Collection:
         removed = Amount.of(self._removed)
         self._progress.update(
             Progress(_TASK, removed.size_bytes, removed.size_bytes, finished=True)
         )
         collection = Collection(
             removed=removed,
+            rewritten=Rewritten.of(self._rewritten),
             reachable=verdict.reachable,
             young=verdict.young,
             leased=verdict.leased,
@@ -265,6 +279,11 @@ class Collector:
             store=self._store.url,
             removed_blobs=removed.blobs,
             removed_bytes=removed.size_bytes,
+            rewritten_packs=len(self._rewritten),
             writers=verdict.writers,
         )
         return collection
+
+
+def _traces(references: Sequence[Reference]) -> int:
+    return sum(trace_image(reference.name) is not None for reference in references)

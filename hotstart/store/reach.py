@@ -2,20 +2,30 @@
 
 Manifests are immutable, so what each of them lists is read once and remembered. A reference that
 leads to something that cannot be read stops the collection: nobody knows what it would keep.
+References of traces and relocations are weak: they live as long as their image or pack is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from hotstart.core.digest import Digest
 from hotstart.core.errors import IntegrityError, NotFound, UserError
 from hotstart.store import media_types
 from hotstart.store.blob_store import StoredBlob
 from hotstart.store.format_errors import FormatInvalid
+from hotstart.store.layers import DeviceDescriptor
 from hotstart.store.manifest import Manifest, SnapshotManifest, parse_manifest
-from hotstart.store.references import TRACE_PREFIX, Reference, ReferenceName
+from hotstart.store.references import (
+    RELOCATION_PREFIX,
+    TRACE_PREFIX,
+    Reference,
+    ReferenceName,
+)
+from hotstart.store.relocating import read_relocation
+from hotstart.store.relocation import Relocation
 from hotstart.store.stack import Store
 
 READERS = 16
@@ -34,12 +44,32 @@ class CollectionStopped(IntegrityError):
         self.name = name
 
 
-def listed_by(manifest: Manifest) -> frozenset[Digest]:
-    """Return the digests of everything that a manifest needs."""
-    listed = {descriptor.digest for descriptor in manifest.blobs()}
-    if isinstance(manifest, SnapshotManifest):
-        listed.add(manifest.subject.digest)
-    return frozenset(listed)
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a manifest needs: all of it, what of it not as a pack, and the devices it describes."""
+
+    everything: frozenset[Digest]
+    others: frozenset[Digest]
+    devices: tuple[DeviceDescriptor, ...]
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Listing:
+        """Take what a manifest lists, itself not."""
+        blobs, devices = manifest.blobs(), manifest.devices
+        others = {blob.digest for blob in blobs if blob.media_type != media_types.PACK}
+        if isinstance(manifest, SnapshotManifest):
+            others.add(manifest.subject.digest)
+            devices += manifest.image().devices
+        everything = others | {blob.digest for blob in blobs}
+        return cls(frozenset(everything), frozenset(others), devices)
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A pack that was rewritten: the reference that says so, and where its bytes are."""
+
+    reference: Reference
+    relocation: Relocation
 
 
 class Reach:
@@ -47,8 +77,9 @@ class Reach:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._listed: dict[Digest, frozenset[Digest]] = {}
+        self._listed: dict[Digest, Listing] = {}
         self._no_manifest: set[Digest] = set()
+        self._relocations: dict[tuple[Digest, Digest], Relocation] = {}
 
     def references(self) -> list[Reference]:
         """Return every reference. Raises CollectionStopped, or what the store raises."""
@@ -57,12 +88,13 @@ class Reach:
             return [reference for reference in found if reference is not None]
 
     def of_references(self, references: Iterable[Reference]) -> set[Digest]:
-        """Return what names reach; traces count only where their image does not depend on them.
+        """Return what names reach; traces and relocations count with what they are of only.
 
         Raises CollectionStopped, or what the store raises.
         """
         reached: set[Digest] = set()
-        strong = [item for item in references if not item.name.repository.startswith(TRACE_PREFIX)]
+        weak = (TRACE_PREFIX, RELOCATION_PREFIX)
+        strong = [item for item in references if not item.name.repository.startswith(weak)]
         with ThreadPoolExecutor(READERS, "manifests") as readers:
             for digests in readers.map(self._follow, strong):
                 reached |= digests
@@ -88,6 +120,49 @@ class Reach:
                 reached |= listed
         return reached
 
+    def devices(self, live: set[Digest]) -> list[DeviceDescriptor]:
+        """Return the devices of those of ``live`` that are manifests which were followed."""
+        listings = [self._listed[digest] for digest in sorted(live & self._listed.keys())]
+        return [device for listing in listings for device in listing.devices]
+
+    def no_packs(self, references: Iterable[Reference], live: set[Digest]) -> set[Digest]:
+        """Return what references and live manifests need otherwise than as a pack."""
+        digests = {item.target.digest for item in references}
+        for digest in live & self._listed.keys():
+            digests |= self._listed[digest].others | {digest}
+        return digests
+
+    def moved(self, references: Iterable[Reference], packs: set[Digest]) -> dict[Digest, Moved]:
+        """Return those of ``packs`` that were rewritten, and where they are now.
+
+        Raises CollectionStopped, or what the store raises.
+        """
+        named = ((relocated_pack(item.name), item) for item in references)
+        wanted = [(pack, item) for pack, item in named if pack is not None and pack in packs]
+        with ThreadPoolExecutor(READERS, "relocations") as readers:
+            found = readers.map(lambda item: self._relocation(*item), wanted)
+            return {
+                pack: Moved(reference, relocation)
+                for (pack, reference), relocation in zip(wanted, found, strict=True)
+            }
+
+    def standing_in(self, references: Iterable[Reference], packs: set[Digest]) -> set[Digest]:
+        """Return the blobs that stand in for those of ``packs`` that were rewritten."""
+        blobs: set[Digest] = set()
+        for item in self.moved(references, packs).values():
+            blobs |= {item.reference.target.digest, item.relocation.target}
+        return blobs
+
+    def _relocation(self, pack: Digest, reference: Reference) -> Relocation:
+        key = pack, reference.target.digest
+        if key not in self._relocations:
+            try:
+                relocation = read_relocation(self._store.blobs, reference.target, pack)
+            except (NotFound, IntegrityError) as err:
+                raise CollectionStopped(self._store.url, reference.name, err) from err
+            self._relocations[key] = relocation
+        return self._relocations[key]
+
     def _reference(self, name: ReferenceName) -> Reference | None:
         try:
             return self._store.references.get(name)
@@ -103,7 +178,7 @@ class Reach:
                 self._store.url, reference.name, f"a {target.media_type[:80]!r} is not known here"
             )
         try:
-            return self._list(target.digest) | {target.digest}
+            return self._list(target.digest).everything | {target.digest}
         except (NotFound, IntegrityError) as err:
             now = self._reference(reference.name)
             if now is None:
@@ -112,11 +187,11 @@ class Reach:
                 return self._follow(now)
             raise CollectionStopped(self._store.url, reference.name, err) from err
 
-    def _list(self, digest: Digest) -> frozenset[Digest]:
+    def _list(self, digest: Digest) -> Listing:
         """Return what a manifest lists. Raises NotFound or IntegrityError if it is none."""
         if digest not in self._listed:
             content = bytes(self._store.blobs.read(digest))
-            self._listed[digest] = listed_by(parse_manifest(content))
+            self._listed[digest] = Listing.of(parse_manifest(content))
         return self._listed[digest]
 
     def _peek(self, digest: Digest) -> frozenset[Digest]:
@@ -124,7 +199,7 @@ class Reach:
         if digest in self._no_manifest:
             return frozenset()
         try:
-            return self._list(digest)
+            return self._list(digest).everything
         except NotFound:
             return frozenset()
         except FormatInvalid:
@@ -132,11 +207,11 @@ class Reach:
             return frozenset()
 
 
-def orphaned_traces(references: Iterable[Reference], reached: set[Digest]) -> Iterator[Reference]:
-    """Yield the references of traces whose image nothing reaches."""
+def orphaned(references: Iterable[Reference], live: set[Digest]) -> Iterator[Reference]:
+    """Yield the references of traces and relocations whose image or pack nothing reaches."""
     for reference in references:
-        image = trace_image(reference.name)
-        if image is not None and image not in reached:
+        of = trace_image(reference.name) or relocated_pack(reference.name)
+        if of is not None and of not in live:
             yield reference
 
 
@@ -147,9 +222,19 @@ def traces_of(references: Iterable[Reference], images: set[Digest]) -> set[Diges
 
 def trace_image(name: ReferenceName) -> Digest | None:
     """Return the manifest whose trace a name stands for; None for any other name."""
-    if not name.repository.startswith(TRACE_PREFIX):
+    return _named_below(TRACE_PREFIX, name)
+
+
+def relocated_pack(name: ReferenceName) -> Digest | None:
+    """Return the pack whose relocation a name stands for; None for any other name."""
+    pack = _named_below(RELOCATION_PREFIX, name)
+    return pack if pack is not None and name == ReferenceName.relocation_of(pack) else None
+
+
+def _named_below(prefix: str, name: ReferenceName) -> Digest | None:
+    if not name.repository.startswith(prefix):
         return None
     try:
-        return Digest(name.repository.removeprefix(TRACE_PREFIX))
+        return Digest(name.repository.removeprefix(prefix))
     except UserError:
         return None

@@ -126,6 +126,30 @@ def test_verify_finds_a_flipped_byte_in_any_object(call, built, tmp_path):
     assert call("verify", "team/app:v1")[0] == 0
 
 
+def test_verify_reads_what_gc_has_left_of_a_pack(call, built, tree, tmp_path):
+    for number in range(3):
+        (tree / f"more-{number}").write_bytes(os.urandom(300_000))
+    call("build", str(tree), "-t", "team/app:v1")
+    for number in range(3):
+        (tree / f"more-{number}").unlink()
+    assert call("build", str(tree), "-t", "left", "--base", "team/app:v1")[0] == 0
+    call("rm", "team/app:v1", "--image")
+    status, out, _ = call("gc", "--grace", "0", "--json")
+    assert json.loads(out)["gc"]["rewritten"]["packs"] == 1
+    status, out, _ = call("verify", "left", "--json")
+    assert (status, json.loads(out)["verified"]["problems"]) == (0, [])
+    (relocation,) = (tmp_path / "root/store/references/hotstart.relocation").rglob("latest")
+    for path in blobs(tmp_path):
+        content = path.read_bytes()
+        path.chmod(0o644)
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert call("verify", "left")[0] == 104, path
+        path.write_bytes(content)
+    relocation.unlink()
+    status, _, err = call("verify", "left")
+    assert (status, "no blob" in err) == (104, True), err
+
+
 def test_verify_of_an_image_needs_no_keys(call, built, monkeypatch):
     """Only root may read them, and only a snapshot is signed."""
 

@@ -9,6 +9,7 @@ ended; if one of them has crashed, the store's clock then stands beyond its time
 
 import random
 import threading
+from contextlib import contextmanager
 
 from hotstart.store.leases import COLLECTOR_NS
 from hotstart.store.stack import Store
@@ -36,6 +37,7 @@ class Program:
         self.answers = []
         self.is_done = False
         self.is_crashed = False
+        self.is_free = False
         self.error = None
         self.go = threading.Semaphore(0)
 
@@ -66,6 +68,16 @@ class Run:
         self._gate("sleep")
         if any(program.is_crashed for program in self.programs):
             self.now_ns += COLLECTOR_NS + 1
+
+    @contextmanager
+    def at_once(self, *, free=True):
+        """Let the running program do all of this between two steps; with ``free`` False not."""
+        program, before = self.current, self.current.is_free
+        program.is_free = free
+        try:
+            yield
+        finally:
+            program.is_free = before
 
     def start(self):
         """Bring every program to its first operation."""
@@ -125,7 +137,7 @@ class Run:
 
     def _gate(self, operation):
         program = self.current
-        if not program.is_crashed:
+        if not program.is_crashed and not program.is_free:
             program.at = operation
             self.arrived.release()
             program.go.acquire()
@@ -138,6 +150,7 @@ class Run:
 
         class Gated:
             url = part.url
+            run = self
 
         for operation in _OPERATIONS[name]:
             setattr(Gated, operation, staticmethod(_step(gate, part, name, operation)))

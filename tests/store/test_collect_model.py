@@ -21,6 +21,7 @@ from hotstart.store.leases import LEASE_NS
 from hotstart.store.manifest import ImageManifest, parse_manifest
 from hotstart.store.publishing import current, move
 from hotstart.store.references import ReferenceName, encode_reference
+from hotstart.store.verdict import Judge
 from tests.store.interleavings import Run, explore
 
 X = b"what is borrowed"
@@ -179,7 +180,7 @@ def test_the_model_finds_a_writer_that_leaves_a_step_out(new_run, monkeypatch, w
 def test_the_model_finds_a_collector_that_reads_references_first_and_only_then_leases(
     new_run, monkeypatch
 ):
-    judge, references = Collector._judge, reach.Reach.references
+    judge, references = Judge.of, reach.Reach.references
 
     def wrong(self, blobs, now_ns):
         early = references(self._reach)
@@ -189,6 +190,6 @@ def test_the_model_finds_a_collector_that_reads_references_first_and_only_then_l
         finally:
             monkeypatch.setattr(reach.Reach, "references", references)
 
-    monkeypatch.setattr(Collector, "_judge", wrong)
+    monkeypatch.setattr(Judge, "of", wrong)
     with pytest.raises(AssertionError, match=r"ReferenceName|was removed while"):
         explore(lambda: new_run(old_garbage, SMALL), check_published)
