@@ -115,6 +115,7 @@ class Containers:
         if record.stage == "ended":
             entry.finished.set()
             return
+        life.recognise(entry.directory, self.group(record.name))
         if life.status(entry.directory).state == "running":
             lost = [held.spec.manifest for held in record.mounts if held.spec.manifest not in there]
             if lost:

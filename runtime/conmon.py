@@ -24,7 +24,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hotstart.core.errors import HotstartError
-from hotstart.core.run import Process, spawn
+from hotstart.core.run import Process, TimeoutExpired, spawn
+from hotstart.kernel.pidfd import ProcessIdentity, remember
 from runtime.container_directory import ContainerDirectory
 from runtime.runc import Programs, failure
 
@@ -106,6 +107,7 @@ class Conmon:
                 os.close(writing)
         self._reap(process)
         pid = self._pid_of(verb, answer)
+        self._remember(pid)
         close_stdin(self._directory)
         return pid
 
@@ -113,10 +115,25 @@ class Conmon:
         """conmon forks: what we started ends at once, the monitor lives on."""
         try:
             process.wait(timeout=_START_TIMEOUT_S)
+        except TimeoutExpired as err:
+            raise MonitorFailed(
+                f"{self._directory.name}: conmon did not leave for the background within "
+                f"{_START_TIMEOUT_S:g} s"
+            ) from err
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+    def _remember(self, pid: int) -> None:
+        """Write down who monitor and container are, while their numbers are theirs.
+
+        The container's file comes last: it says that the container has been started.
+        """
+        place = self._directory
+        monitor = int(place.monitor_pid_file.read_text())
+        remember(ProcessIdentity.of(monitor), place.monitor_process_file)
+        remember(ProcessIdentity.of(pid), place.process_file)
 
     def _pid_of(self, verb: str, answer: bytes) -> int:
         name = self._directory.name

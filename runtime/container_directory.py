@@ -6,6 +6,7 @@
     upper/ work/     the writable layer              criu/            CRIU's scratch and logs
     dev/ shm/        tmpfs, bound at /dev and /dev/shm
     conmon.pid  container.pid                        conmon.log       the monitor's own words
+    conmon.process  container.process                who they are (kernel/pidfd.py)
 
 The directory is a plain value: it opens nothing. Its owner is the container's record; it is
 removed when the name is used again or the container is removed.
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from hotstart.core.errors import HotstartError
 from hotstart.kernel.mounts import mounts_below, unmount
-from hotstart.kernel.pidfd import ProcessIdentity
+from hotstart.kernel.pidfd import ProcessIdentity, recall
 from runtime.container_spec import check_name
 
 
@@ -105,13 +106,26 @@ class ContainerDirectory:
 
     @property
     def monitor_pid_file(self) -> Path:
-        """Written by conmon: its own pid."""
+        """Written by conmon: its own pid. A bare number: see ``monitor_process_file``."""
         return self.path / "conmon.pid"
 
     @property
+    def monitor_process_file(self) -> Path:
+        """Who the monitor is."""
+        return self.path / "conmon.process"
+
+    @property
     def pid_file(self) -> Path:
-        """Written by runc or CRIU: the pid of the container's first process."""
+        """Written by runc or CRIU: the pid of the container's first process.
+
+        A bare number, which is somebody else's after a reboot: see ``process_file``.
+        """
         return self.path / "container.pid"
+
+    @property
+    def process_file(self) -> Path:
+        """Who the container's first process is; there from the moment that it has been started."""
+        return self.path / "container.process"
 
     @property
     def monitor_log(self) -> Path:
@@ -154,7 +168,5 @@ class ContainerDirectory:
 
 def running_process(directory: ContainerDirectory) -> ProcessIdentity | None:
     """Return the container's first process, or None if it has ended."""
-    try:
-        return ProcessIdentity.of(int(directory.pid_file.read_text()))
-    except (FileNotFoundError, ValueError):
-        return None
+    process = recall(directory.process_file)
+    return process if process is not None and process.alive else None

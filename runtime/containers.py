@@ -18,7 +18,7 @@ from typing import Literal
 from hotstart.core.errors import HotstartError, UserError
 from hotstart.core.log import get_logger
 from hotstart.kernel.cgroup import Group
-from hotstart.kernel.pidfd import ProcessIdentity, send_signal
+from hotstart.kernel.pidfd import ProcessIdentity, of_this_boot, recall, remember, send_signal
 from hotstart.kernel.pidfd import wait as wait_process
 from runtime.container_directory import ContainerDirectory, running_process
 from runtime.runc import Runc
@@ -61,10 +61,36 @@ def status(directory: ContainerDirectory) -> ContainerStatus:
     process = running_process(directory)
     if process is not None:
         return ContainerStatus("running", process.pid)
-    if not directory.pid_file.exists():
+    if not directory.process_file.exists():
         return ContainerStatus("created")
     # It has ended, and the monitor has not said how yet: that takes milliseconds, or for ever.
     return _await_exit(directory)
+
+
+def recognise(directory: ContainerDirectory, group: Group) -> None:
+    """Find out who is a container that has been started, where that is not written down.
+
+    An older version wrote nothing but numbers; or the power went before the file was on disk. The
+    number counts only while its process is in the container's control group: nobody else ever is,
+    and after a reboot nobody is.
+    """
+    if directory.process_file.exists():
+        return
+    pid, monitor = _number(directory.pid_file), _number(directory.monitor_pid_file)
+    process = ProcessIdentity.of(pid) if pid in group.processes() else None
+    if process is not None:
+        # Nothing is ever sent to the monitor: whoever has its number, at worst we wait a little.
+        remember(ProcessIdentity.of(monitor), directory.monitor_process_file)
+        remember(process, directory.process_file)
+    else:
+        directory.process_file.touch()
+
+
+def _number(pid_file: Path) -> int:
+    try:
+        return int(pid_file.read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
 
 
 def wait(
@@ -213,16 +239,18 @@ def _await_exit(directory: ContainerDirectory) -> ContainerStatus:
         if not _monitor_alive(directory):
             break
         time.sleep(0.002)
-    return _exit_of(directory) or ContainerStatus(
-        "stopped", 0, LOST_STATUS, "its monitor was killed, so the exit status is not known"
-    )
+    return _exit_of(directory) or ContainerStatus("stopped", 0, LOST_STATUS, _why_lost(directory))
+
+
+def _why_lost(directory: ContainerDirectory) -> str:
+    if of_this_boot(directory.process_file):
+        return "its monitor was killed, so the exit status is not known"
+    return "the machine was started anew while it ran, so the exit status is not known"
 
 
 def _monitor_alive(directory: ContainerDirectory) -> bool:
-    try:
-        return ProcessIdentity.of(int(directory.monitor_pid_file.read_text())) is not None
-    except (FileNotFoundError, ValueError):
-        return False
+    monitor = recall(directory.monitor_process_file)
+    return monitor is not None and monitor.alive
 
 
 def _wait_until(directory: ContainerDirectory, timeout_s: float) -> ContainerStatus:

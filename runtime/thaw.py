@@ -181,7 +181,7 @@ def session_spec(plan: ThawPlan) -> SessionSpec:
         order=tuple(PageRun(run.device, run.first_page, run.pages) for run in plan.order),
         record=plan.record,
         cgroup_procs=tuple(str(group / "cgroup.procs") for group in groups),
-        pid_file=str(directory.pid_file),
+        process_file=str(directory.process_file),
     )
 
 

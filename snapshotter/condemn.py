@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hotstart.core.log import get_logger
+from hotstart.kernel.pidfd import ProcessIdentity, recall, send_signal
 
 log = get_logger(__name__)
 
@@ -48,10 +49,10 @@ def record_failure(work_dir: Path, reason: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Victims:
-    """Whom a session may kill: every process in the groups, and the one in the pid file."""
+    """Whom a session may kill: every process in the groups, and the one in the process file."""
 
     cgroup_procs: tuple[str, ...]
-    pid_file: str
+    process_file: str
 
     def kill_all(self, give_up: Callable[[], bool] = lambda: False) -> bool:
         """Kill until nobody is left; False if ``give_up`` said so before.
@@ -61,34 +62,26 @@ class Victims:
         """
         said_s, pause_s = time.monotonic(), _OFTEN_S
         while alive := self.alive():
-            for pid in alive:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            for process in alive:
+                send_signal(process, signal.SIGKILL)
             if give_up():
                 return False
             if time.monotonic() - said_s > _SAY_EACH_S:
-                log.error("condemned_processes_stay", pids=sorted(alive))
+                log.error("condemned_processes_stay", pids=sorted(one.pid for one in alive))
                 said_s, pause_s = time.monotonic(), _SELDOM_S
             time.sleep(pause_s)
         if pause_s == _SELDOM_S:
-            log.info("condemned_processes_gone", pid_file=self.pid_file)
+            log.info("condemned_processes_gone", process_file=self.process_file)
         return True
 
-    def alive(self) -> set[int]:
+    def alive(self) -> set[ProcessIdentity]:
         """Return the processes that run; a zombie runs no more."""
         pids: set[int] = set()
         for path in self.cgroup_procs:
             with suppress(OSError, ValueError):
                 pids.update(map(int, Path(path).read_text().split()))
-        with suppress(OSError, ValueError):
-            if self.pid_file:
-                pids.add(int(Path(self.pid_file).read_text()))
-        return {pid for pid in pids if _runs(pid)}
-
-
-def _runs(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return False
-    return stat[stat.rindex(b")") + 2 :][:1] not in (b"Z", b"X")
+        found = {process for pid in pids if (process := ProcessIdentity.of(pid)) is not None}
+        named = recall(Path(self.process_file)) if self.process_file else None
+        if named is not None and named.alive:
+            found.add(named)
+        return found

@@ -72,4 +72,4 @@ def _held_by_next(keeper_socket: Path) -> frozenset[str] | None:
 
 
 def _victims(session: Session) -> Victims:
-    return Victims(session.spec.cgroup_procs, session.spec.pid_file)
+    return Victims(session.spec.cgroup_procs, session.spec.process_file)

@@ -334,7 +334,7 @@ class PageSession(threading.Thread):
         self.state = "failed"
         log.error("page_session_condemned", session=self.spec.session, reason=reason)
         record_failure(Path(self.spec.work_dir), reason)
-        victims = Victims(self.spec.cgroup_procs, self.spec.pid_file)
+        victims = Victims(self.spec.cgroup_procs, self.spec.process_file)
         if not victims.kill_all(lambda: "stop" in self._asked):
             self.state = "stopped"  # the successor finds the reason, and goes on killing
 

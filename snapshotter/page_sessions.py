@@ -107,7 +107,7 @@ class PageSessions:
             return
         else:
             record_failure(spec_path.parent, reason)
-            victims = Victims(spec.cgroup_procs, spec.pid_file)
+            victims = Victims(spec.cgroup_procs, spec.process_file)
             threading.Thread(target=self._bury, args=(victims, names), daemon=True).start()
 
     def _bury(self, victims: Victims, names: list[str]) -> None:

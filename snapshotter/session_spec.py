@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 from hotstart.core.errors import UserError
 
-VERSION = 1
+VERSION = 2
+_BEFORE = 1
+"""Named a file with a bare number, which may be anybody's: left out when it is read."""
 
 
 class SpecInvalid(UserError):
@@ -53,8 +55,9 @@ class MemoryFileSpec:
 class SessionSpec:
     """One restore. Directories are absolute; ``session`` is unique on the node.
 
-    ``order`` is installed first. ``cgroup_procs`` (files) and ``pid_file`` say whom to kill when
-    memory cannot be had: every process in those groups, and the process with that number.
+    ``order`` is installed first. ``cgroup_procs`` (files) and ``process_file`` say whom to
+    kill when memory cannot be had: every process in those groups, and the one that is written down
+    there (kernel/pidfd.py); until it is, a restore has nobody outside its groups.
     """
 
     session: str
@@ -64,7 +67,7 @@ class SessionSpec:
     order: tuple[PageRun, ...] = ()
     record: bool = False
     cgroup_procs: tuple[str, ...] = field(default=())
-    pid_file: str = ""
+    process_file: str = ""
 
     def encode(self) -> dict[str, Any]:
         """Return the JSON value."""
@@ -76,6 +79,8 @@ class SessionSpec:
     def decode(cls, value: Any) -> SessionSpec:  # noqa: ANN401 -- JSON from outside
         """Read a JSON value. Raises SpecInvalid."""
         try:
+            if value["version"] == _BEFORE:
+                value = {**value, "version": VERSION, "process_file": ""}
             if value["version"] != VERSION:
                 raise SpecInvalid(f"session spec: version {value['version']!r}, expected {VERSION}")
             known = {item.name: value[item.name] for item in fields(cls)}

@@ -3,6 +3,9 @@
 A pid may be reused as soon as its process is reaped; a pidfd and the pair (pid, start time) may
 not. The start time is field 22 of /proc/PID/stat in clock ticks since boot (proc(5)). A zombie
 counts as ended: it runs no code and holds no file, whenever its parent gets round to reaping it.
+
+On disk the pair is no name by itself: after a reboot somebody else may have both. So a file says
+``PID START_TICKS BOOT_ID`` (``remember``, ``recall``).
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,43 @@ class ProcessIdentity:
     def alive(self) -> bool:
         """Whether the process still runs; a zombie does not."""
         return ProcessIdentity.of(self.pid) == self
+
+
+def remember(process: ProcessIdentity | None, path: Path) -> None:
+    """Write down who a process is, whole or not at all; None: it has ended already."""
+    pid, start_ticks = (process.pid, process.start_ticks) if process is not None else (0, 0)
+    staged = path.with_name(f".{path.name}.staged")
+    staged.write_text(f"{pid} {start_ticks} {_boot_id()}\n")
+    staged.replace(path)
+
+
+def recall(path: Path) -> ProcessIdentity | None:
+    """Return who was written down in this boot, whether it still runs or not; None if nobody."""
+    written = _written(path)
+    if written is None or written[2] != _boot_id() or not written[0]:
+        return None
+    return ProcessIdentity(*written[:2])
+
+
+def of_this_boot(path: Path) -> bool:
+    """Tell whether ``remember`` wrote the file, whole, since the machine was started."""
+    written = _written(path)
+    return written is not None and written[2] == _boot_id()
+
+
+def _written(path: Path) -> tuple[int, int, str] | None:
+    """Read the file; None if it is not there, or the power went while it was written."""
+    try:
+        pid, start_ticks, boot_id = path.read_text().split()
+        return int(pid), int(start_ticks), boot_id
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+@cache
+def _boot_id() -> str:
+    """Return what names this boot (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _stat(pid: int) -> tuple[str, str] | None:

@@ -7,7 +7,15 @@ import threading
 import pytest
 
 from hotstart.core.run import spawn
-from hotstart.kernel.pidfd import ProcessIdentity, opened, send_signal, wait
+from hotstart.kernel.pidfd import (
+    ProcessIdentity,
+    of_this_boot,
+    opened,
+    recall,
+    remember,
+    send_signal,
+    wait,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -62,3 +70,34 @@ def test_signal_to_an_ended_process_reaches_nobody(sleeper):
     assert ProcessIdentity.of(sleeper.pid).alive
     with opened(stale) as fd:
         assert fd is None
+
+
+def test_who_was_written_down_is_found_again(sleeper, tmp_path):
+    identity = ProcessIdentity.of(sleeper.pid)
+    remember(identity, tmp_path / "process")
+    assert recall(tmp_path / "process") == identity
+    assert of_this_boot(tmp_path / "process")
+    assert [path.name for path in tmp_path.iterdir()] == ["process"]
+
+
+def test_who_was_written_down_before_a_reboot_is_nobody(sleeper, tmp_path):
+    identity = ProcessIdentity.of(sleeper.pid)
+    file = tmp_path / "process"
+    file.write_text(f"{identity.pid} {identity.start_ticks} 01234567-89ab-cdef-0123-456789abcdef\n")
+    assert recall(file) is None
+    assert not of_this_boot(file)
+
+
+@pytest.mark.parametrize("text", ["", "\0\0\0", "123", "123 456", "1 x y", None])
+def test_what_the_power_took_names_nobody(tmp_path, text):
+    file = tmp_path / "process"
+    if text is not None:
+        file.write_text(text)
+    assert recall(file) is None
+    assert not of_this_boot(file)
+
+
+def test_one_that_had_ended_already_is_written_down_as_nobody(tmp_path):
+    remember(None, tmp_path / "process")
+    assert recall(tmp_path / "process") is None
+    assert of_this_boot(tmp_path / "process")

@@ -6,15 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from hotstart.core.run import spawn
+from hotstart.kernel.cgroup import Group
+from hotstart.kernel.pidfd import ProcessIdentity, recall, remember
 from runtime import containers
+from runtime.container_directory import ContainerDirectory
 from runtime.containers import (
     out_of_memory,
+    recognise,
     signal_number,
     status,
     stop,
     takes_signal,
     wait,
 )
+from runtime.links import root_id
 from runtime.logs import LogKeeper, last_lines, pieces, read_log
 from runtime.memory_end import telling_of_memory
 from runtime.readiness import NotReady
@@ -127,6 +133,63 @@ def test_exit_status_survives_the_monitor_dying(start):
         ended = wait(container.directory)
     assert ended.exit_status == containers.LOST_STATUS
     assert "monitor" in ended.reason
+
+
+@pytest.fixture
+def daemon():
+    """Somebody of the host's, who has a number that a container had."""
+    process = spawn(["sleep", "600"])
+    yield ProcessIdentity.of(process.pid)
+    process.kill()
+    process.wait()
+
+
+def leave_behind(root, daemon, text):
+    """Leave what a container leaves whose machine lost its power: the daemon has both numbers."""
+    directory = ContainerDirectory.of(root, "lost")
+    directory.create()
+    for file in (directory.pid_file, directory.monitor_pid_file):
+        file.write_text(str(daemon.pid))
+    for file in (directory.process_file, directory.monitor_process_file):
+        if text is not None:
+            file.write_text(text.format(daemon))
+    return directory
+
+
+@pytest.mark.parametrize(
+    "text", ["{0.pid} {0.start_ticks} 01234567-89ab-cdef-0123-456789abcdef", "", None]
+)
+def test_after_a_reboot_nobody_is_taken_for_the_container(container_root, daemon, text):
+    directory = leave_behind(container_root, daemon, text)
+    group = Group.named(f"/hotstart-{root_id(container_root)}").child("lost")
+    recognise(directory, group)
+    ended = stop(directory, group, grace_s=0)
+    assert daemon.alive
+    assert (ended.state, ended.exit_status) == ("stopped", containers.LOST_STATUS)
+    assert ended.reason.startswith("the machine was started anew while it ran")
+
+
+def test_whoever_gets_the_number_later_is_not_the_container(container_root, daemon):
+    directory = leave_behind(container_root, daemon, None)
+    earlier = ProcessIdentity(daemon.pid, daemon.start_ticks - 1)
+    remember(earlier, directory.process_file)
+    remember(earlier, directory.monitor_process_file)
+    group = Group.named(f"/hotstart-{root_id(container_root)}").child("lost")
+    assert stop(directory, group, grace_s=0).exit_status == containers.LOST_STATUS
+    assert daemon.alive
+
+
+def test_a_container_of_an_older_version_is_recognised_by_its_control_group(start):
+    with start("sleep 60") as container:
+        directory = container.directory
+        known = recall(directory.process_file), recall(directory.monitor_process_file)
+        directory.process_file.unlink()
+        directory.monitor_process_file.unlink()
+        recognise(directory, container.group)
+        assert (recall(directory.process_file), recall(directory.monitor_process_file)) == known
+        assert status(directory).pid == container.pid
+        container.group.kill()
+        assert wait(directory).exit_status == 128 + signal.SIGKILL
 
 
 def test_memory_limit_ends_the_container_and_says_why(start):

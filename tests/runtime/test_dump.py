@@ -55,7 +55,7 @@ def _make_ready_for_restore(directory, runc):
     runc.delete(force=True)
     unmount_dev_shm(directory.dev, directory.shm)
     mount_dev_shm(directory.dev, directory.shm)
-    for path in (directory.exit_file, directory.pid_file, directory.log):
+    for path in (directory.exit_file, directory.process_file, directory.log):
         path.unlink()
 
 

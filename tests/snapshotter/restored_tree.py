@@ -18,6 +18,12 @@ TORTURE = Path(__file__).with_name("torture.py")
 CRIU = "/opt/hotstart/criu/bin/criu"
 PYTHON = "/usr/bin/python3"
 PR_SET_CHILD_SUBREAPER = 36
+_WRITTEN_DOWN = """#!/bin/bash
+[ "$CRTOOLS_SCRIPT_ACTION" = post-restore ] || exit 0
+stat=$(< /proc/$CRTOOLS_INIT_PID/stat)
+fields=(${{stat##*) }})
+echo $CRTOOLS_INIT_PID ${{fields[19]}} $(< /proc/sys/kernel/random/boot_id) > {process}
+"""
 
 
 def wait_for(condition, what, timeout_s=60.0):
@@ -100,7 +106,7 @@ class Restored:
             str(work_dir),
             str(self.dump_dir),
             files,
-            pid_file=str(work_dir / "pid"),
+            process_file=str(work_dir / "process"),
             **more,
         )
 
@@ -119,10 +125,19 @@ class Restored:
             "--restore-detached",
             "--pidfile",
             work_dir / "pid",
+            "--action-script",
+            self._written_down(work_dir),
             check=check,
         )
         pid_file = work_dir / "pid"
         self.pid = int(pid_file.read_text()) if check or pid_file.exists() else 0
+
+    def _written_down(self, work_dir):
+        """Return what has CRIU write down who the process is, before that runs."""
+        script = work_dir / "written-down"
+        script.write_text(_WRITTEN_DOWN.format(process=work_dir / "process"))
+        script.chmod(0o700)
+        return script
 
     def go(self):
         self.result.with_suffix(".go").touch()

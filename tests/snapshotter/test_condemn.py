@@ -1,6 +1,5 @@
 """Whoever outlives SIGKILL is killed again until it is gone; nothing is closed before."""
 
-import os
 import signal
 import subprocess
 import threading
@@ -9,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from hotstart.kernel.pidfd import ProcessIdentity, remember, send_signal
 from snapshotter import condemn, page_sessions
 from snapshotter.condemn import Victims, failure_of
 from snapshotter.last_holder import hand_over
@@ -21,7 +21,7 @@ from tests.snapshotter.restored_tree import wait_for
 @pytest.fixture
 def sleeper(tmp_path):
     process = subprocess.Popen(["sleep", "600"])
-    (tmp_path / "pid").write_text(str(process.pid))
+    remember(ProcessIdentity.of(process.pid), tmp_path / "process")
     yield process
     process.kill()
     process.wait()
@@ -30,15 +30,14 @@ def sleeper(tmp_path):
 @pytest.fixture
 def immune(sleeper, monkeypatch):
     """The sleeper as a process in an uninterruptible wait; set the event to let it die."""
-    real, mortal = os.kill, threading.Event()
+    mortal = threading.Event()
     asked = []
 
-    def kill(pid, number):
-        asked.append(pid)
-        if mortal.is_set():
-            real(pid, number)
+    def send(process, number):
+        asked.append(process)
+        return mortal.is_set() and send_signal(process, number)
 
-    monkeypatch.setattr(condemn.os, "kill", kill)
+    monkeypatch.setattr(condemn, "send_signal", send)
     monkeypatch.setattr(condemn, "_SAY_EACH_S", 0.0)
     monkeypatch.setattr(condemn, "_SELDOM_S", 0.001)
     return SimpleNamespace(process=sleeper, mortal=mortal, asked=asked)
@@ -55,7 +54,9 @@ class Holder:
 
 
 def condemned_session(tmp_path, pool, holder):
-    spec = SessionSpec("s", str(tmp_path), str(tmp_path), (), pid_file=str(tmp_path / "pid"))
+    spec = SessionSpec(
+        "s", str(tmp_path), str(tmp_path), (), process_file=str(tmp_path / "process")
+    )
     condemn.record_failure(tmp_path, "memory is gone")
     return PageSession(spec, (), holder, pool, lambda _: None)
 
@@ -64,13 +65,23 @@ def test_a_process_that_outlives_sigkill_is_killed_until_it_is_gone(immune, tmp_
     said = []
     monkeypatch.setattr(condemn.log, "error", lambda event, **fields: said.append((event, fields)))
     with ThreadPoolExecutor(1) as pool:
-        killing = pool.submit(Victims((), str(tmp_path / "pid")).kill_all)
+        killing = pool.submit(Victims((), str(tmp_path / "process")).kill_all)
         wait_for(lambda: len(said) > 2, "word of who stays")
         assert not killing.done()
         immune.mortal.set()
         assert killing.result(30)
     assert said[0] == ("condemned_processes_stay", {"pids": [immune.process.pid]})
     assert immune.process.wait(30) == -signal.SIGKILL
+
+
+def test_whoever_has_the_number_of_a_victim_that_is_gone_is_left_alone(sleeper, tmp_path):
+    (tmp_path / "number").write_text(str(sleeper.pid))
+    now = ProcessIdentity.of(sleeper.pid)
+    remember(ProcessIdentity(now.pid, now.start_ticks - 1), tmp_path / "earlier")
+    (tmp_path / "other-boot").write_text(f"{now.pid} {now.start_ticks} another-boot")
+    for name in ("number", "earlier", "other-boot"):
+        assert Victims((), str(tmp_path / name)).kill_all()
+    assert sleeper.poll() is None
 
 
 def test_a_condemned_session_lets_go_of_nothing_before_its_processes_are_gone(
@@ -103,7 +114,9 @@ def test_a_condemned_session_is_left_to_the_successor_when_the_worker_ends(immun
 
 
 def test_without_a_next_keeper_nobody_goes_on_with_memory_that_is_not_served(sleeper, tmp_path):
-    spec = SessionSpec("s", str(tmp_path), str(tmp_path), (), pid_file=str(tmp_path / "pid"))
+    spec = SessionSpec(
+        "s", str(tmp_path), str(tmp_path), (), process_file=str(tmp_path / "process")
+    )
     session = SimpleNamespace(spec=spec, held_names=frozenset({"page/s/1"}))
     hand_over([session], tmp_path / "keeper.sock", patience_s=0.05)
     assert sleeper.wait(30) == -signal.SIGKILL
@@ -111,14 +124,18 @@ def test_without_a_next_keeper_nobody_goes_on_with_memory_that_is_not_served(sle
 
 
 def test_a_process_whose_memory_is_all_there_is_left_alone(sleeper, tmp_path):
-    spec = SessionSpec("s", str(tmp_path), str(tmp_path), (), pid_file=str(tmp_path / "pid"))
+    spec = SessionSpec(
+        "s", str(tmp_path), str(tmp_path), (), process_file=str(tmp_path / "process")
+    )
     session = SimpleNamespace(spec=spec, held_names=frozenset())
     hand_over([session], tmp_path / "keeper.sock", patience_s=600)
     assert sleeper.poll() is None
 
 
 def test_a_worker_whose_processes_are_gone_waits_for_no_keeper(tmp_path):
-    spec = SessionSpec("s", str(tmp_path), str(tmp_path), (), pid_file=str(tmp_path / "pid"))
+    spec = SessionSpec(
+        "s", str(tmp_path), str(tmp_path), (), process_file=str(tmp_path / "process")
+    )
     session = SimpleNamespace(spec=spec, held_names=frozenset({"page/s/1"}))
     hand_over([session], tmp_path / "keeper.sock", patience_s=600)
     assert failure_of(tmp_path) is None

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hotstart.kernel.keeper_client import HandleSet
+from hotstart.kernel.pidfd import ProcessIdentity, remember
 from snapshotter.condemn import failure_of
 from snapshotter.dump_directory import DumpDirectory
 from snapshotter.session_spec import MemoryFileSpec, PageRun, SessionSpec
@@ -185,9 +186,10 @@ def test_sets_of_a_container_that_is_gone_are_dropped(workers, tmp_path):
 def test_a_session_that_cannot_be_taken_over_kills_its_container_first(workers, tmp_path):
     keeper, _ = workers
     victim = subprocess.Popen(["sleep", "600"])
-    (tmp_path / "pid").write_text(str(victim.pid))
+    process_file = tmp_path / "process"
+    remember(ProcessIdentity.of(victim.pid), process_file)
     files = (MemoryFileSpec(str(tmp_path / "no-such-file"), 4096),)
-    spec = SessionSpec("ghost", str(tmp_path), str(tmp_path), files, pid_file=str(tmp_path / "pid"))
+    spec = SessionSpec("ghost", str(tmp_path), str(tmp_path), files, process_file=str(process_file))
     (tmp_path / "page-session.json").write_text(spec.to_json())
     give_bogus_set(keeper, tmp_path / "page-session.json")
     assert victim.wait(timeout=30) == -signal.SIGKILL

@@ -1,6 +1,7 @@
 """Session specs as they travel."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,7 @@ SPEC = SessionSpec(
     order=(PageRun(0, 1, 1),),
     record=True,
     cgroup_procs=("/sys/fs/cgroup/x/cgroup.procs",),
-    pid_file="/pid",
+    process_file="/process",
 )
 
 
@@ -23,9 +24,15 @@ def test_a_spec_survives_its_json():
     assert SessionSpec.from_json(SPEC.to_json()) == SPEC
 
 
+def test_a_spec_of_the_version_before_is_read_without_the_bare_number_it_names():
+    value = SPEC.encode() | {"version": 1, "pid_file": "/pid"}
+    del value["process_file"]
+    assert SessionSpec.decode(value) == replace(SPEC, process_file="")
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"version": 2}, {"order": [[1, 2]]}, {"memory_files": [{}]}, {"memory_files": 3}, None],
+    [{"version": 3}, {"order": [[1, 2]]}, {"memory_files": [{}]}, {"memory_files": 3}, None],
 )
 def test_another_shape_is_refused(change):
     value = SPEC.encode() | change if change else {}
