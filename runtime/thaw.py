@@ -9,7 +9,6 @@ Needs root.
 from __future__ import annotations
 
 import secrets
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from typing import Any, Protocol
 
 from hotstart.core.errors import HotstartError, UserError
 from hotstart.core.phases import Phases
+from hotstart.core.run import CommandFailed, run
 from hotstart.kernel.cgroup import Group
 from hotstart.store.page_runs import Run
 from hotstart.store.snapshot_config import SnapshotConfig
@@ -219,13 +219,21 @@ def _mount(plan: ThawPlan, undo: ExitStack) -> None:
     mount_dev_shm(directory.dev, directory.shm)
     frozen_shm = plan.snapshot / SHM
     if plan.config.upper and any(frozen_shm.iterdir()):
-        shutil.copytree(frozen_shm, directory.shm, symlinks=True, dirs_exist_ok=True)
+        _copy_shm(frozen_shm, directory)
     lowers = [plan.image]
     if plan.config.upper:
         lowers.insert(0, plan.snapshot / UPPER)
         remember_lower_upper(directory, plan.snapshot / UPPER)
     mount_rootfs(lowers, directory.upper, directory.work, directory.rootfs)
     write_resolver(directory.rootfs, plan.resolv_conf)
+
+
+def _copy_shm(frozen: Path, directory: ContainerDirectory) -> None:
+    """Fill /dev/shm as the capture emptied it: owners, modes, times, fifos, holes."""
+    try:
+        run(["cp", "-a", "--sparse=always", "--", f"{frozen}/.", str(directory.shm)])
+    except CommandFailed as err:
+        raise RestoreFailed(directory.name, f"its /dev/shm: {err}") from err
 
 
 def _write_bundle(plan: ThawPlan) -> None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import stat
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +103,26 @@ def test_an_images_own_user_is_kept_through_a_second_snapshot(tmp_path):
             assert restored.ask(path="/")["file"] == "count 3"
             process = read_config(restored.directory)["process"]
             assert process["user"]["uid"] == 1000
+
+
+def test_shared_memory_keeps_owners_modes_fifos_and_holes(node):
+    with node.container("shared") as container:
+        shm = container.directory.shm
+        (shm / "own").write_bytes(b"data")
+        os.chmod(shm / "own", 0o600)
+        os.chown(shm / "own", 1000, 1001)
+        os.mkfifo(shm / "fifo", 0o640)
+        with open(shm / "holes", "wb") as file:
+            file.truncate(64 << 20)
+        container.capture("shared", GOLDEN)
+    with node.restore("shared", "shared2") as restored:
+        shm = restored.directory.shm
+        own = (shm / "own").stat()
+        assert (own.st_uid, own.st_gid, stat.S_IMODE(own.st_mode)) == (1000, 1001, 0o600)
+        assert (shm / "own").read_bytes() == b"data"
+        assert stat.S_ISFIFO((shm / "fifo").stat().st_mode)
+        assert (shm / "holes").stat().st_blocks == 0
+        assert stat.S_IMODE(shm.stat().st_mode) == 0o1777
 
 
 def test_a_child_that_nobody_has_reaped_is_restored_as_one(node):
