@@ -5,15 +5,23 @@ because its link has ``route_localnet``; so that a container cannot use that to 
 own loopback services, anything that arrives from a container for 127.0.0.0/8 is dropped before
 connection tracking (replies carry the gateway's address at that point). Other firewalls on the
 host still have their say: a table of ours cannot allow what another one drops.
+
+Somebody may flush the whole ruleset: Debian does when its nftables service is reloaded. So the
+table knows what it is to hold, and is made anew where the kernel's lacks it (``restore``, and
+whatever a change fails for). Methods may be called from any thread.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hotstart.core.run import run
+from hotstart.core.log import get_logger
+from hotstart.core.run import CommandFailed, run
+
+log = get_logger(__name__)
 
 _TIMEOUT_S = 30.0
 _EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - written into a rule, never bound to
@@ -36,29 +44,59 @@ class NatTable:
         self._name = name
         self._links = links
         self._subnet = subnet
+        self._lock = threading.Lock()
+        self._held: tuple[Forward, ...] = ()
+        self._dns: str | None = None
 
     def create(self, forwards: Sequence[Forward] = (), dns: str | None = None) -> None:
         """Make the table anew, replacing one of the same name in the same transaction.
 
         ``dns`` is a name server on the host's loopback that containers reach at their gateway.
         """
-        # "add" first: deleting a table that isn't there would fail the transaction.
-        _nft(
-            f"add table ip {self._name}\ndelete table ip {self._name}\n"
-            f"{self._rules(dns)}{self._elements('add', forwards)}"
-        )
+        with self._lock:
+            self._dns = dns
+            self._make(forwards)
+            self._held = tuple(forwards)
 
     def add(self, forwards: Sequence[Forward]) -> None:
         """Publish ports, all or none."""
-        _nft(self._elements("add", forwards))
+        with self._lock:
+            held = (*self._held, *forwards)
+            self._change("add", forwards, held)
+            self._held = held
 
     def remove(self, forwards: Sequence[Forward]) -> None:
-        """Stop publishing ports, all or none."""
-        _nft(self._elements("delete", forwards))
+        """Stop publishing ports, all or none; whatever fails, none of them comes back."""
+        with self._lock:
+            self._held = tuple(one for one in self._held if one not in forwards)
+            self._change("delete", forwards, self._held)
+
+    def restore(self) -> None:
+        """Make the table anew if it is gone."""
+        with self._lock:
+            if run(["nft", "-t", "list", "table", "ip", self._name], check=False).status:
+                log.warning("nat_table_was_gone", table=self._name)
+                self._make(self._held)
 
     def destroy(self) -> None:
         """Remove the table. Idempotent."""
-        _nft(f"add table ip {self._name}\ndelete table ip {self._name}\n")
+        with self._lock:
+            self._held = ()
+            _nft(f"add table ip {self._name}\ndelete table ip {self._name}\n")
+
+    def _change(self, verb: str, forwards: Sequence[Forward], held: Sequence[Forward]) -> None:
+        try:
+            _nft(self._elements(verb, forwards))
+        except CommandFailed as err:
+            log.warning("nat_table_made_anew", table=self._name, reason=err)
+            self._make(held)
+
+    def _make(self, forwards: Sequence[Forward]) -> None:
+        # "add" first: deleting a table that isn't there would fail the transaction.
+        _nft(
+            f"add table ip {self._name}\ndelete table ip {self._name}\n"
+            f"{self._rules(self._dns)}{self._elements('add', forwards)}"
+        )
 
     def _elements(self, verb: str, forwards: Sequence[Forward]) -> str:
         lines = []

@@ -37,6 +37,10 @@ _CALM_S = 0.3
 """Longer than a restore takes; making a network takes 15 ms of a core."""
 
 
+_LOOK_EACH_S = 5.0
+"""How often an idle pool looks whether somebody has flushed its table."""
+
+
 class NetworkPool:
     """The networks of one agent root. Open it once; ``close`` leaves what is in use as it is."""
 
@@ -126,10 +130,12 @@ class NetworkPool:
         with self._lock:
             forwarded = network.slot in self._forwarded
             self._forwarded.discard(network.slot)
-        if forwarded:
-            self._table.remove(_forwards(network))
-        if network.ports:
-            self._ports.let_go(network.ports)
+        try:
+            if forwarded:
+                self._table.remove(_forwards(network))
+        finally:
+            if network.ports:
+                self._ports.let_go(network.ports)
 
     def release(self, network: Network) -> None:
         """Take the ports back now, and destroy namespace and link soon."""
@@ -182,12 +188,13 @@ class NetworkPool:
         """Carry out jobs as they come; make a spare where nothing else is to be done."""
         while True:
             pause_s = self._until_refill()
+            idle = pause_s is None or pause_s > _LOOK_EACH_S
             try:
-                job = self._jobs.get(timeout=pause_s)
+                job = self._jobs.get(timeout=_LOOK_EACH_S if idle else pause_s)
             except queue.Empty:
-                if pause_s:
+                if pause_s and not idle:
                     continue  # somebody may have taken one since
-                job = self._make_spare
+                job = self._table.restore if idle else self._make_spare
             if job is None:
                 return
             try:

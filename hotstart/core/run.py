@@ -25,11 +25,16 @@ class CommandFailed(HotstartError):
     """A program ended with a non-zero status. ``stderr`` holds its last words."""
 
     def __init__(self, argv: Sequence[str], status: int, stderr: str) -> None:
-        last = stderr.strip().splitlines()[-1] if stderr.strip() else "no message"
-        super().__init__(f"{argv[0]}: exit status {status}: {last}")
+        super().__init__(f"{argv[0]}: exit status {status}: {_telling_line(stderr)}")
         self.argv = list(argv)
         self.status = status
         self.stderr = stderr
+
+
+def _telling_line(stderr: str) -> str:
+    """Return the first line that says it is an error, else the last one."""
+    lines = stderr.strip().splitlines() or ["no message"]
+    return next((line for line in lines if "Error:" in line), lines[-1])
 
 
 class CommandTimedOut(HotstartError):

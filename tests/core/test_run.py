@@ -50,3 +50,10 @@ def test_a_spawned_program_belongs_to_its_caller():
         assert process.communicate(b"x", timeout=10) == (b"x", None)
     assert process.returncode == 0
     assert isinstance(process, subprocess.Popen)
+
+
+def test_a_failure_is_told_by_the_line_that_says_error():
+    """nft underlines the place last."""
+    with pytest.raises(CommandFailed) as caught:
+        run(["sh", "-c", "printf 'seen\\n1:1-2: Error: No such file\\nadd x\\n^^^\\n' >&2; exit 1"])
+    assert str(caught.value) == "sh: exit status 1: 1:1-2: Error: No such file"

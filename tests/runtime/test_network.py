@@ -241,6 +241,56 @@ def test_a_held_port_is_taken_though_nothing_answers_there_yet(pool):
         pool.release(again)  # held only: there is nothing to take back from the table
 
 
+def _flush(pool):
+    """Delete the table as a reload of the host's ruleset does; other tables are not ours."""
+    run(["nft", "delete", "table", "ip", pool._table._name])
+
+
+@pytest.mark.parametrize("step", ["publish", "release"])
+def test_a_flushed_table_is_made_anew_from_what_is_published(pool, step):
+    port, other = _free_port(), _free_port()
+    kept = pool.publish(pool.acquire(), [PortMapping(port, 80)])
+    leaving = pool.publish(pool.acquire(), [PortMapping(other, 80)])
+    with _answering(kept, 80, b"kept"):
+        _flush(pool)
+        if step == "publish":
+            third = pool.publish(pool.acquire(), [PortMapping(_free_port(), 80)])
+            pool.release(third)
+        pool.release(leaving)
+        assert _ask("127.0.0.1", port) == b"kept"
+        assert _refused("127.0.0.1", other)
+        again = pool.publish(pool.acquire(), [PortMapping(other, 80)])
+        with _answering(again, 80, b"again"):
+            assert _ask("127.0.0.1", other) == b"again"
+        pool.release(again)
+        pool.release(kept)
+
+
+def test_a_flushed_table_comes_back_though_nobody_publishes(tmp_path, monkeypatch):
+    monkeypatch.setattr(network_module, "_LOOK_EACH_S", 0.02)
+    pool = NetworkPool(tmp_path, spare=0)
+    try:
+        _flush(pool)
+        listed = ["nft", "list", "table", "ip", pool._table._name]
+        wait_for(lambda: b"masquerade" in run(listed, check=False).stdout, "the table")
+    finally:
+        pool.close(remove=True)
+
+
+def test_a_port_is_free_again_whatever_becomes_of_the_table(pool, monkeypatch):
+    port = _free_port()
+    network = pool.publish(pool.acquire(), [PortMapping(port, 80)])
+
+    def fail(forwards):
+        raise OSError("no nft")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool._table, "remove", fail)
+        with pytest.raises(OSError, match="no nft"):
+            pool.release(network)
+    socket.create_server(("127.0.0.1", port)).close()
+
+
 def test_many_at_once_get_one_each(pool):
     with ThreadPoolExecutor(6) as threads:
         networks = list(threads.map(lambda _: pool.acquire(), range(6)))
