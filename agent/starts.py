@@ -185,7 +185,7 @@ class Starter:
         except HotstartError as err:
             if isinstance(err, NotFound):
                 require_image(attempt.store, snapshot)
-            given_up = call.cancelled or isinstance(err, CallCancelled)
+            given_up = call.cancelled or isinstance(err, Conflict | CallCancelled)
             if given_up or fallback == "forbid" or not may_fall_back(snapshot, err):
                 raise
             attempt.starts_cold(err)
@@ -313,6 +313,7 @@ class Starter:
             route="restore",
             created_ns=time.time_ns(),
             argv=config.argv,
+            stop_signal=config.stop_signal,
             start_key=attempt.start_key,
         )
         with (

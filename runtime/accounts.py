@@ -1,14 +1,17 @@
 """Who ``USER[:GROUP]`` is inside an image: its own /etc/passwd and /etc/group decide.
 
+Snapshots name a user by numbers, ``UID:GID+GROUP+GROUP``, supplementary groups after the plus.
+
 Both files are read from the mounted root without following links out of it. Numbers need no
 entry. Lines that don't parse are skipped, as the C library does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hotstart.core.errors import UserError
 from hotstart.kernel.inside import read_inside
@@ -38,15 +41,31 @@ def resolve_user(rootfs: Path, wanted: str) -> Account:
         name, uid, gid, home = entry[0], int(entry[2]), int(entry[3]), entry[5] or "/"
     else:
         name, uid, gid, home = "", _number(user, "user", wanted), 0, "/"
+    numbers = numeric_account(wanted)
+    if numbers is not None:
+        return replace(numbers, home=home)
     if colon:
         return Account(uid, _group(rootfs, group, wanted), (), home)
     return Account(uid, gid, _supplementary(rootfs, name), home)
 
 
 def numeric_account(wanted: str) -> Account | None:
-    """Return the account for ``UID:GID``, both numbers, without looking anything up; else None."""
-    user, _, group = wanted.partition(":")
-    return Account(int(user), int(group)) if _is_id(user) and _is_id(group) else None
+    """Return the account for ``UID:GID[+GROUP...]``, all numbers, without looking anything up.
+
+    None for anything else.
+    """
+    user, _, groups = wanted.partition(":")
+    group, *more = groups.split("+")
+    if not all(map(_is_id, (user, group, *more))):
+        return None
+    return Account(int(user), int(group), tuple(map(int, more)))
+
+
+def user_of(process: Mapping[str, Any]) -> str:
+    """Return who a ``process`` of config.json runs as, as ``numeric_account`` reads it."""
+    user = process["user"]
+    more = "".join(f"+{group}" for group in user.get("additionalGids", ()))
+    return f"{user['uid']}:{user['gid']}{more}"
 
 
 def _group(rootfs: Path, group: str, wanted: str) -> int:

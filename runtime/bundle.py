@@ -43,7 +43,7 @@ def write_bundle(
 ) -> Process:
     """Write config.json and return the process it starts.
 
-    Without ``look_up_user`` a user given as UID:GID is taken as it is: snapshots name it so, and
+    Without ``look_up_user`` a user given in numbers is taken as it is: snapshots name it so, and
     nothing is read of a root file system whose pages may have to be fetched first.
 
     Raises ImageWithoutCommand, NotFound for a volume whose source is missing, UserError for an

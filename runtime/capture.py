@@ -34,7 +34,9 @@ from runtime.bundle import read_config
 from runtime.container_directory import ContainerDirectory
 from runtime.container_spec import ContainerSpec
 from runtime.links import Network
+from runtime.loaded_image import image_of
 from runtime.loaded_snapshot import understand
+from runtime.oci_spec import stop_signal_of
 from runtime.rehearsal import ExpectedGolden, Rehearsal, ask, memory_extents
 from runtime.restore import RestoreTools
 from runtime.runc import Runc, RuncFailed
@@ -230,7 +232,7 @@ class Capturer:
         with phases.phase("build"):
             paths = [f"{DUMP}/{file}".encode() for file in memory]
             built = build_files(files.path, store, paths, progress)
-        config = self._config(subject, files, built, expected)
+        config = self._config(subject, files, built, expected, store)
         draft = draft_manifest(subject.image, built, config, store)
         snapshot = understand(draft, str(name), store.url)
         with phases.phase("rehearsal"):
@@ -269,11 +271,14 @@ class Capturer:
         files: SnapshotFiles,
         built: BuiltTree,
         expected: Sequence[ExpectedGolden],
+        store: Store,
     ) -> SnapshotConfig:
+        image = image_of(store, subject.image_reference, subject.image)
         return snapshot_config(
             subject.spec,
             read_config(subject.directory)["process"],
             image_reference=subject.image_reference,
+            stop_signal=stop_signal_of(image.config),
             dump=DumpDirectory(files.dump),
             built=built,
             goldens=expected,

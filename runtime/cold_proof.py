@@ -16,15 +16,35 @@ from pathlib import Path
 from hotstart.core.phases import Phases
 from hotstart.kernel.cgroup import Group
 from hotstart.store.stack import Store
+from runtime.accounts import user_of
+from runtime.bundle import read_config
 from runtime.capture import Subject
 from runtime.cold_start import ColdStarter
 from runtime.container_directory import ContainerDirectory
+from runtime.container_spec import ContainerSpec
 from runtime.containers import tear_down
-from runtime.loaded_image import image_of
+from runtime.loaded_image import LoadedImage, image_of
 from runtime.network import NetworkPool
 from runtime.rehearsal import ExpectedGolden, ask
 from runtime.runc import Programs, Runc
 from snapshotter.golden import compare
+
+
+def started_as(subject: Subject, image: LoadedImage) -> ContainerSpec:
+    """Return the subject's spec with what its process was started as.
+
+    A restored container's own spec says nothing of that: the process was in the snapshot.
+    """
+    process = read_config(subject.directory)["process"]
+    entrypoint = (image.config.get("config") or {}).get("Entrypoint") or ()
+    return replace(
+        subject.spec,
+        argv=tuple(process["args"][len(entrypoint) :]),
+        env=tuple(process["env"]),
+        workdir=process["cwd"],
+        user=user_of(process),
+        hostname=subject.spec.hostname or subject.spec.name,
+    )
 
 
 class ColdProof:
@@ -58,12 +78,7 @@ class ColdProof:
             directory.create()
             network = self._networks.isolated()
             undo.callback(self._networks.release, network)
-            spec = replace(
-                subject.spec,
-                name=directory.name,
-                hostname=subject.spec.hostname or subject.spec.name,
-                ports=(),
-            )
+            spec = replace(started_as(subject, image), name=directory.name, ports=())
             started = self._starter.start(
                 image, spec, directory, Phases(), store=store, network=network
             )

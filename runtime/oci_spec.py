@@ -90,8 +90,13 @@ def resolve_process(spec: ContainerSpec, image_config: Mapping[str, Any]) -> Pro
         env=merge_environment((f"PATH={DEFAULT_PATH}",), image.get("Env") or (), spec.env),
         workdir=spec.workdir or image.get("WorkingDir") or "/",
         user=spec.user if spec.user is not None else image.get("User") or "",
-        stop_signal=image.get("StopSignal") or "SIGTERM",
+        stop_signal=stop_signal_of(image_config),
     )
+
+
+def stop_signal_of(image_config: Mapping[str, Any]) -> str:
+    """Return the signal by which an image's process is asked to end."""
+    return (image_config.get("config") or {}).get("StopSignal") or "SIGTERM"
 
 
 def merge_environment(*layers: Sequence[str]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from hotstart.store.snapshot_config import (
 )
 from hotstart.store.stack import Store
 from image_builder.options import BuiltTree
+from runtime.accounts import user_of
 from runtime.container_spec import ContainerSpec
 from runtime.rehearsal import ExpectedGolden
 from runtime.snapshot_files import DUMP
@@ -55,6 +56,7 @@ def snapshot_config(
     process: Mapping[str, Any],
     *,
     image_reference: str,
+    stop_signal: str,
     dump: DumpDirectory,
     built: BuiltTree,
     goldens: Sequence[ExpectedGolden],
@@ -72,7 +74,8 @@ def snapshot_config(
         argv=tuple(process["args"]),
         env=tuple(process["env"]),
         workdir=process["cwd"],
-        user=f"{process['user']['uid']}:{process['user']['gid']}",
+        user=user_of(process),
+        stop_signal=stop_signal,
         hostname=spec.hostname or spec.name,
         ready=spec.ready,
         ports=tuple(port.container for port in spec.ports),

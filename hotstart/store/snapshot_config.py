@@ -153,6 +153,7 @@ class SnapshotConfig:
     env: tuple[str, ...]
     workdir: str
     user: str
+    stop_signal: str = "SIGTERM"
     hostname: str
     ready: str | None
     ports: tuple[int, ...]
@@ -202,6 +203,7 @@ class SnapshotConfig:
             env=fields.texts("env"),
             workdir=fields.text("workdir"),
             user=fields.text("user"),
+            stop_signal=fields.text("stop_signal") if version > 1 else "SIGTERM",
             hostname=fields.text("hostname"),
             ready=fields.optional_text("ready"),
             ports=_ports(fields),
@@ -233,6 +235,7 @@ _PLAIN = (
     "image_reference",
     "workdir",
     "user",
+    "stop_signal",
     "hostname",
     "ready",
     "memory_bytes",

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from agent import starts
-from agent.container_errors import StoppedAtStart
+from agent.container_errors import NameTaken, StoppedAtStart
 from agent.long_call import LongCall
 from agent.starts import Starter, StartTools
 from agent.stateless_names import names_for, start_key, stateless_name
@@ -82,6 +82,7 @@ def config():
     return SimpleNamespace(
         image_reference="app:v1",
         argv=("/app",),
+        stop_signal="SIGTERM",
         env=(),
         workdir="/",
         user="0:0",
@@ -217,6 +218,61 @@ def test_a_restore_that_does_not_fit_its_memory_limit_is_refused_before_anything
             call=call,
         )
     assert notices(call) == []
+
+
+class RestoreTaken(Containers):
+    """Keeps the record of a restore; ``error`` is what its name is refused with."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def starting(self, record):
+        assert record.route == "restore", "a cold start took the place of the restore"
+        self.record = record
+        raise self.error
+
+
+def restore_with(starter, containers, monkeypatch):
+    tools = replace(starter._tools, containers=containers)
+    config = SimpleNamespace(
+        memory_files=(),
+        memory_bytes=None,
+        stateful=False,
+        image_reference="app:v1",
+        argv=("/app",),
+        stop_signal="SIGINT",
+    )
+    manifest = SimpleNamespace(
+        descriptor=lambda: IMAGE, subject=SimpleNamespace(digest=IMAGE.digest)
+    )
+    monkeypatch.setattr(
+        starts,
+        "load_snapshot",
+        lambda store, name, **_: LoadedSnapshot(name, "file:///s", manifest, config, None),
+    )
+    call = LongCall()
+    Starter(tools).restore(
+        "file:///s",
+        "snap:v1",
+        spec=ContainerSpec(name="web"),
+        fallback="default",
+        trust_unsigned=False,
+        allow_clones=True,
+        background_fill=False,
+        call=call,
+    )
+
+
+def test_a_restored_container_is_ended_by_its_images_stop_signal(starter, monkeypatch):
+    containers = RestoreTaken(UserError("enough"))
+    with pytest.raises(UserError, match="enough"):
+        restore_with(starter, containers, monkeypatch)
+    assert containers.record.stop_signal == "SIGINT"
+
+
+def test_a_restore_whose_name_is_taken_thinks_of_no_cold_start(starter, monkeypatch):
+    with pytest.raises(NameTaken):
+        restore_with(starter, RestoreTaken(NameTaken("web")), monkeypatch)
 
 
 def test_a_limited_container_never_takes_the_name_of_an_unlimited_one():

@@ -152,7 +152,9 @@ class SmallNode:
         if self.user:
             shutil.chown(tree / "var", int(self.user))
         command = ["/usr/bin/python3", "-S", "-E", "-B", "/app/server.py"]
-        config = canonical_json.encode({"config": {"Cmd": command, "User": self.user}})
+        config = canonical_json.encode(
+            {"config": {"Cmd": command, "User": self.user, "StopSignal": "SIGINT"}}
+        )
         descriptor = Descriptor.of(media_types.OCI_CONFIG, config)
         self.store.blobs.put(descriptor.digest, config)
         built = build_tree(scan(os.fsencode(tree)).tree, self.store)

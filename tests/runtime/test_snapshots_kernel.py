@@ -179,6 +179,7 @@ def test_a_published_snapshot_says_what_it_proved(node, published):
     config = published.config
     assert config.verdict == "rehearsed"
     assert config.stateful
+    assert config.stop_signal == "SIGINT"
     assert config.goldens[0].expected.status == 200
     assert published.manifest.bundle is not None
     assert published.frozen_ms > 0

@@ -1,5 +1,7 @@
 """The golden files keep their meaning, and what is written now still equals them."""
 
+from dataclasses import replace
+
 import pytest
 
 from hotstart.core.digest import Digest
@@ -26,6 +28,8 @@ UNCOMPRESSED = (
     "ready-map-header.v1",
     "relocation.v1",
 )
+
+V1_CONFIG = replace(samples.snapshot_config(), user="1000:1000", stop_signal="SIGTERM")
 
 
 def golden(name):
@@ -56,14 +60,14 @@ def test_an_image_manifest_is_read_and_written_again_unchanged():
 def test_a_snapshot_manifest_is_read_and_written_again_unchanged():
     manifest = SnapshotManifest.parse(golden("snapshot-manifest.v1"))
     assert manifest.to_bytes() == golden("snapshot-manifest.v1")
-    assert SnapshotConfig.parse(manifest.config.data) == samples.snapshot_config()
+    assert SnapshotConfig.parse(manifest.config.data) == V1_CONFIG
     assert manifest.subject.data == golden("image-manifest.v1")
     assert manifest.bundle_index.data == golden("bundle-index.v1")
     assert manifest.bundle.digest == Digest.of(golden("bundle.v1"))
 
 
 def test_a_snapshot_config_means_what_it_meant():
-    assert SnapshotConfig.parse(golden("snapshot-config.v1")) == samples.snapshot_config()
+    assert SnapshotConfig.parse(golden("snapshot-config.v1")) == V1_CONFIG
     assert SnapshotConfig.parse(golden("snapshot-config.v2")) == samples.snapshot_config_v2()
 
 

@@ -122,7 +122,7 @@ def test_other_versions_of_binary_formats_are_refused_by_name(name, version):
 
 
 @pytest.mark.parametrize("name", ["reference", "snapshot config"])
-@pytest.mark.parametrize("version", [3, "1", None, True, 1.5, [1]])
+@pytest.mark.parametrize("version", [0, 3, "1", None, True, 1.5, [1]])
 def test_other_versions_of_documents_are_refused_by_name(name, version):
     parse, make = FORMATS[name]
     value = json.loads(make())
