@@ -22,6 +22,17 @@ class NameTaken(Conflict):
         super().__init__(f"a container {name} runs already", "stop it, or choose another --name")
 
 
+class CloneRefused(Conflict):
+    """A replica of the snapshot runs already, and two of one frozen process are not safe."""
+
+    def __init__(self, reference: str, running: str) -> None:
+        super().__init__(
+            f"{reference}: a replica of it runs already ({running}), and both would go on with the "
+            "same random numbers and names",
+            "stop it, or add --allow-clones",
+        )
+
+
 class StoppedAtStart(CallCancelled):
     """The container was stopped before its start was over."""
 

@@ -23,7 +23,13 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from agent.container_errors import NameTaken, NoSuchContainer, StartGoesOn, StoppedAtStart
+from agent.container_errors import (
+    CloneRefused,
+    NameTaken,
+    NoSuchContainer,
+    StartGoesOn,
+    StoppedAtStart,
+)
 from agent.records import ContainerRecord
 from agent.start import Start
 from agent.state import State
@@ -116,16 +122,21 @@ class Containers:
             entry.finished.set()
             return
         life.recognise(entry.directory, self.group(record.name))
-        if life.status(entry.directory).state == "running":
-            lost = [held.spec.manifest for held in record.mounts if held.spec.manifest not in there]
-            if lost:
-                self._condemn(entry, lost[0])
-            else:
-                entry.mounted = tuple(
-                    self._tools.images.mount(held.spec, read_ahead_kib=held.read_ahead_kib)
-                    for held in record.mounts
-                )
-        self._watch(entry)
+        try:
+            if life.status(entry.directory).state == "running":
+                self._take_up_mounts(entry, there)
+        finally:  # whatever could not be taken up: somebody must see its end
+            self._watch(entry)
+
+    def _take_up_mounts(self, entry: _Entry, there: Container[str]) -> None:
+        mounts = entry.record.mounts
+        lost = [held.spec.manifest for held in mounts if held.spec.manifest not in there]
+        if lost:
+            self._condemn(entry, lost[0])
+            return
+        for held in mounts:
+            ahead = held.read_ahead_kib
+            entry.mounted += (self._tools.images.mount(held.spec, read_ahead_kib=ahead),)
 
     def _condemn(self, entry: _Entry, manifest: str) -> None:
         """End a container whose files nobody serves any more: what it reads next may be zeros."""
@@ -134,13 +145,14 @@ class Containers:
         self.group(entry.record.name).kill()
 
     @contextmanager
-    def starting(self, record: ContainerRecord) -> Iterator[Start]:
+    def starting(self, record: ContainerRecord, *, alone: bool = False) -> Iterator[Start]:
         """Reserve the name and the directory for the block; without a commit all is undone.
 
-        Raises NameTaken; StoppedAtStart in place of whatever a stop has made fail.
+        With ``alone`` no other container of the same ``digest`` may be there. Raises NameTaken,
+        CloneRefused; StoppedAtStart in place of whatever a stop has made fail.
         """
         entry = _Entry(record, ContainerDirectory.of(self._tools.root, record.name))
-        self._reserve(entry)
+        self._reserve(entry, alone=alone)
         group, commit = partial(self.group, record.name), partial(self.commit, entry)
         start = Start(record.name, entry.directory, entry.stopping, group, commit)
         try:
@@ -165,11 +177,15 @@ class Containers:
                 self._entries.pop(entry.record.name, None)
                 entry.finished.set()
 
-    def _reserve(self, entry: _Entry) -> None:
+    def _reserve(self, entry: _Entry, *, alone: bool) -> None:
+        record = entry.record
         with self._lock:
-            there = self._entries.get(entry.record.name)
+            there = self._entries.get(record.name)
             if there is not None and not there.finished.is_set():
-                raise NameTaken(entry.record.name)
+                raise NameTaken(record.name)
+            for other in self._entries.values() if alone else ():
+                if other.record.digest == record.digest and not other.finished.is_set():
+                    raise CloneRefused(record.reference, other.record.name)
             self._tools.state.put_container(entry.record)
             self._entries[entry.record.name] = entry
 

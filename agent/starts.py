@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from agent.container_errors import CloneRefused
 from agent.containers import Containers
 from agent.long_call import CallPhases, LongCall
 from agent.records import ContainerRecord, HeldMount
@@ -50,10 +51,6 @@ log = get_logger(__name__)
 
 Call = LongCall[Any]
 Fetched = Callable[[], Mapping[str, int]]
-
-
-class CloneRefused(Conflict):
-    """A replica of the snapshot runs already, and two of one frozen process are not safe."""
 
 
 class LimitsForeign(UserError):
@@ -142,9 +139,10 @@ class Starter:
             try:
                 # The command is in the frozen process already, and is the same.
                 bare = replace(spec, argv=None, env=(), workdir=None, user=None)
-                return self._restore(snapshot, bare, attempt)
+                return self._restore(snapshot, bare, attempt, alone=True)
             except HotstartError as err:
-                if isinstance(err, Conflict | CallCancelled) or call.cancelled:
+                refused = isinstance(err, Conflict) and not isinstance(err, CloneRefused)
+                if refused or isinstance(err, CallCancelled) or call.cancelled:
                     raise
                 attempt.starts_cold(err)
         return self._cold(image, attempt)
@@ -181,7 +179,7 @@ class Starter:
         try:
             with attempt.phases.phase("fingerprint"):
                 self._tools.restorer().check_host(snapshot)
-            return self._restore(snapshot, spec, attempt)
+            return self._restore(snapshot, spec, attempt, alone=not allow_clones)
         except HotstartError as err:
             if isinstance(err, NotFound):
                 require_image(attempt.store, snapshot)
@@ -233,11 +231,7 @@ class Starter:
         digest = str(snapshot.manifest.descriptor().digest)
         for name in self._tools.containers.running():
             if self._tools.containers.record(name).digest == digest:
-                raise CloneRefused(
-                    f"{snapshot.reference}: a replica of it runs already ({name}), and both would "
-                    "go on with the same random numbers and names",
-                    "stop it, or add --allow-clones",
-                )
+                raise CloneRefused(snapshot.reference, name)
 
     def _cold_in_place_of(self, snapshot: LoadedSnapshot, attempt: _Attempt) -> StartReport:
         """Start the snapshot's image as the frozen process was started."""
@@ -299,7 +293,7 @@ class Starter:
         return self._report(record, attempt)
 
     def _restore(
-        self, snapshot: LoadedSnapshot, spec: ContainerSpec, attempt: _Attempt
+        self, snapshot: LoadedSnapshot, spec: ContainerSpec, attempt: _Attempt, *, alone: bool
     ) -> StartReport:
         config = snapshot.config
         record = ContainerRecord(
@@ -317,7 +311,7 @@ class Starter:
             start_key=attempt.start_key,
         )
         with (
-            self._tools.containers.starting(record) as start,
+            self._tools.containers.starting(record, alone=alone) as start,
             self._tools.weights.mounted(spec, attempt.call.notify) as weights,
         ):
             self._prepare(start, attempt)

@@ -1,17 +1,20 @@
 """What becomes of a container that is stopped while it starts."""
 
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from agent import containers as containers_module
-from agent.container_errors import STOPPED_AT_START, NameTaken, StoppedAtStart
+from agent.container_errors import STOPPED_AT_START, CloneRefused, NameTaken, StoppedAtStart
 from agent.containers import Containers, Tools
-from agent.records import ContainerRecord
+from agent.records import ContainerRecord, HeldMount
 from agent.state import State
 from hotstart.core.errors import HotstartError
+from runtime.container_directory import ContainerDirectory
 from runtime.container_spec import ContainerSpec
+from runtime.containers import ContainerStatus
 
 RECORD = ContainerRecord(
     spec=ContainerSpec(name="web"),
@@ -37,6 +40,7 @@ class Node:
     """Containers without processes: ``killed`` is set when they would have been ended."""
 
     def __init__(self, root, monkeypatch):
+        self.root = root
         self.killed = threading.Event()
         self.state = State(root / "state.db")
         monkeypatch.setattr(containers_module.life, "tear_down", lambda *_: None)
@@ -133,3 +137,43 @@ def test_a_name_is_taken_until_its_start_is_undone(node, monkeypatch):
     with pytest.raises(HotstartError), node.containers.starting(RECORD):
         raise HotstartError("no")
     assert tried
+
+
+def test_two_restores_at_once_are_no_clones_of_each_other(node):
+    """The look and the reservation are one step: the other may have come between."""
+    first = replace(RECORD, digest="sha256:snapshot")
+    second = replace(first, spec=ContainerSpec(name="other"))
+    with node.containers.starting(first, alone=True):
+        with (
+            pytest.raises(CloneRefused, match="web"),
+            node.containers.starting(second, alone=True),
+        ):
+            pass
+        with node.containers.starting(second):
+            pass
+    with node.containers.starting(second, alone=True):
+        pass
+
+
+def test_a_container_whose_mounts_cannot_be_taken_up_can_be_stopped(node, monkeypatch):
+    ended = threading.Event()
+    running, stopped = ContainerStatus("running", 7), ContainerStatus("stopped", 0, 137)
+    life = containers_module.life
+    monkeypatch.setattr(life, "recognise", lambda *_: None)
+    monkeypatch.setattr(life, "status", lambda _: stopped if ended.is_set() else running)
+    monkeypatch.setattr(life, "wait", lambda *_: (ended.wait(10), stopped)[1])
+    monkeypatch.setattr(life, "stop", lambda *_, **__: ended.set())
+    monkeypatch.setattr(life, "out_of_memory", lambda _: False)
+
+    def mount(spec, *, read_ahead_kib):
+        raise HotstartError("the filler does not answer")
+
+    node.containers._tools = replace(
+        node.containers._tools, images=SimpleNamespace(mount=mount), pages=None
+    )
+    held = HeldMount(SimpleNamespace(manifest="ab", to_json=dict), 32)
+    record = replace(RECORD, stage="running", mounts=(held,))
+    ContainerDirectory.of(node.root, "web").create()
+    monkeypatch.setattr(node.state, "containers", lambda: {"web": record})
+    node.containers.adopt({"ab"})
+    assert node.containers.stop("web", grace_s=0).state == "stopped"

@@ -60,7 +60,7 @@ class Containers:
     def running(self):
         return []
 
-    def starting(self, record):
+    def starting(self, record, *, alone=False):
         raise StartedCold if record.route == "cold" else AssertionError("a restore has begun")
 
 
@@ -226,7 +226,7 @@ class RestoreTaken(Containers):
     def __init__(self, error):
         self.error = error
 
-    def starting(self, record):
+    def starting(self, record, *, alone=False):
         assert record.route == "restore", "a cold start took the place of the restore"
         self.record = record
         raise self.error

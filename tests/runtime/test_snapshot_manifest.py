@@ -37,6 +37,7 @@ def config_of(*answers):
         goldens=[ExpectedGolden(GoldenRequest(exec=("x",)), Answer(0, body)) for body in answers],
         fingerprint=SimpleNamespace(to_json=dict),
         criu_version="4.2.1",
+        stop_signal="SIGTERM",
         read_ahead_kib=32,
     )
 
