@@ -71,7 +71,7 @@ class Beginning(Containers):
         self.routes = []
 
     @contextmanager
-    def starting(self, record):
+    def starting(self, record, *, alone=False):
         self.routes.append(record.route)
         yield SimpleNamespace(directory=None, kill=lambda: None, check=lambda: None)
 

@@ -82,7 +82,11 @@ def rewritten():
 class TestRelocatingBlobs(BlobStoreContract):
     @pytest.fixture
     def blobs(self):
-        return RelocatingBlobs(MemoryBlobs(), MemoryReferences())
+        self.inner = MemoryBlobs()
+        return RelocatingBlobs(self.inner, MemoryReferences())
+
+    def damage(self, blobs, digest, content):
+        self.inner.contents[digest] = content
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), min_size=1, max_size=40))
