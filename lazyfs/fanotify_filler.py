@@ -137,7 +137,7 @@ class DeviceSet:
             if self.touches.active:
                 self.touches.add(first, pages)
             absent = pages > 0 and self.device.ready.missing(first, pages) >= 0
-            if pages > 0:
+            if pages > 0 and not self.device.complete:  # what follows is only recorded
                 self._engine.accessed(self.device, first, pages, missed=absent)
         except Exception as err:  # whatever it is, the reader must be answered
             log.warning("event_refused", device=self.device.device_id, error=str(err))

@@ -15,8 +15,9 @@ from lazyfs.device import Device, DeviceClosed
 from lazyfs.fanotify_filler import DeviceSet, Dispatcher
 from lazyfs.fault import Fault
 from lazyfs.journal import create_journal
+from lazyfs.plans import EverythingPlan
 from tests.lazyfs.node import wait_until
-from tests.lazyfs.small_device import HeldBlobs, Reader, expected
+from tests.lazyfs.small_device import HeldBlobs, Reader, expected, prefetch
 
 pytestmark = [pytest.mark.kernel]
 SLOTS = 2
@@ -80,6 +81,19 @@ def test_a_failed_fill_fails_its_reader_alone(small, tmp_path):
         outputs = [process.communicate(timeout=20)[0] for process in processes]
         assert processes[0].returncode != 0
         assert outputs == [b"", expected(small, 95, 1)]
+
+
+def test_reads_of_a_complete_device_are_recorded_and_count_for_nothing_else(small, tmp_path):
+    path = tmp_path / "x.dev"
+    with small.engine() as (engine, device), dispatched(engine, device, path) as (_, served):
+        assert prefetch(engine, device, EverythingPlan()).done.wait(20)
+        wait_until(lambda: device.complete)
+        served.touches.start()
+        with readers(path, [3]) as processes:
+            out, _ = processes[0].communicate(timeout=20)
+        assert out == expected(small, 3, 1)
+        assert [(first, pages) for _, first, pages in served.touches.stop()] == [(3, 1)]
+        assert device.usage.read_bytes == 0
 
 
 def test_a_set_may_go_while_its_bytes_are_still_on_their_way(small, tmp_path):
