@@ -15,8 +15,10 @@ import threading
 
 from hotstart.core.span import PAGE
 
-JUDGED_BYTES = 32 << 20
-"""Less than this is not judged: what follows a start may still come to it."""
+JUDGED_BYTES = 4 << 20
+"""Less than this is not judged: a reader may still come to it."""
+WORTH = 32
+"""What is brought of one stretch may be so many times what was read of it."""
 
 _NOTHING, _BROUGHT, _READ = b"\0", b"\1", b"\2"
 _BRING = bytes.maketrans(_NOTHING, _BROUGHT)
@@ -77,7 +79,9 @@ class PrefetchUsage:
         """Bytes of those that nobody has asked for yet."""
         return (self._prefetched - self._used) * PAGE
 
-    @property
-    def is_wasted(self) -> bool:
-        """Whether less than an eighth of what was brought has been read by anybody."""
-        return self.prefetched_bytes > JUDGED_BYTES and 8 * self._used < self._prefetched
+    def is_wasted(self, first: int, pages: int) -> bool:
+        """Tell whether hardly anything is read of these pages but much was brought and left."""
+        with self._lock:
+            unused = self._states.count(_BROUGHT, first, first + pages)
+            read = self._states.count(_READ, first, first + pages)
+        return unused * PAGE > JUDGED_BYTES and WORTH * read < unused

@@ -26,20 +26,14 @@ class ReadAround:
         self._lock = threading.Lock()
         self._next: dict[tuple[str, int], int] = {}
 
-    def window(
-        self, device_id: str, missed: Span, size_bytes: int, most_bytes: int = MOST_BYTES
-    ) -> Span:
-        """Return what to fetch around ``missed`` on a device of ``size_bytes``.
-
-        ``most_bytes`` says less where what was fetched so before has hardly been read.
-        """
+    def window(self, device_id: str, missed: Span, size_bytes: int) -> Span:
+        """Return what to fetch around ``missed`` on a device of ``size_bytes``."""
         stretch = (device_id, missed.offset // STRETCH_BYTES)
         with self._lock:
             length = self._next.pop(stretch, FIRST_BYTES)
             self._next[stretch] = min(2 * length, MOST_BYTES)
             if len(self._next) > KEPT_STRETCHES:
                 del self._next[next(iter(self._next))]  # in the order of their last miss
-        length = min(length, most_bytes)
         start = max(0, missed.offset - length // 2)
         end = min(size_bytes, max(missed.end, start + length))
         return Span(start, end - start)

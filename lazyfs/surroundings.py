@@ -2,7 +2,8 @@
 
 A reader is never worse off for it: it waits for none of it; what fails is not tried again, and a
 reader who had joined it looks for itself (fill_engine.py); and while enough is under way, the
-surroundings of further misses are left alone. Thread-safe.
+surroundings of further misses are left alone. So they are in a stretch of which hardly anything is
+read but the misses themselves: there each would keep the next one waiting. Thread-safe.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hotstart.core.span import PAGE, Span
 from lazyfs.claims import Claims, Packs
 from lazyfs.fault import Fault
 from lazyfs.pieces import Task
-from lazyfs.read_around import FIRST_BYTES, MOST_BYTES, ReadAround
+from lazyfs.read_around import STRETCH_BYTES, ReadAround
 from lazyfs.task_pool import TaskPool
 
 THREADS = 4
@@ -48,8 +49,10 @@ class Surroundings:
         if device.closed or device.short_of_space or self._pool.unfinished > UNFINISHED:
             return
         missed = Span(fault.first_page * PAGE, fault.pages * PAGE)
-        most = FIRST_BYTES if device.usage.is_wasted else MOST_BYTES
-        window = self._around.window(device.device_id, missed, device.spec.pages * PAGE, most)
+        stretch = missed.offset // STRETCH_BYTES * STRETCH_BYTES
+        if device.usage.is_wasted(stretch // PAGE, STRETCH_BYTES // PAGE):
+            return
+        window = self._around.window(device.device_id, missed, device.spec.pages * PAGE)
         with contextlib.suppress(HotstartError):  # the table's next part can't be read: so be it
             for part in _likeliest_first(window, missed):
                 if self._pool.unfinished > UNFINISHED:

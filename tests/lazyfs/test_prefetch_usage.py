@@ -1,7 +1,7 @@
 """What was prefetched and how much of it was read since."""
 
 from hotstart.core.span import PAGE
-from lazyfs.prefetch_usage import JUDGED_BYTES, PrefetchUsage
+from lazyfs.prefetch_usage import JUDGED_BYTES, WORTH, PrefetchUsage
 
 
 def numbers(usage):
@@ -50,8 +50,9 @@ def test_what_is_hardly_ever_read_is_wasted_but_not_judged_too_early():
     judged = JUDGED_BYTES // PAGE
     usage = PrefetchUsage(10 * judged)
     usage.brought(0, judged)
-    assert not usage.is_wasted
-    usage.brought(judged, 1)
-    assert usage.is_wasted
-    usage.read(0, judged // 8 + 1)
-    assert not usage.is_wasted
+    assert not usage.is_wasted(0, 2 * judged)
+    usage.brought(judged, 8)
+    assert usage.is_wasted(0, 2 * judged)
+    assert not usage.is_wasted(2 * judged, judged), "another stretch"
+    usage.read(0, judged // WORTH)
+    assert not usage.is_wasted(0, 2 * judged)

@@ -56,10 +56,3 @@ def test_it_remembers_the_stretches_missed_in_last_and_no_more():
     assert len(around._next) == KEPT_STRETCHES
     assert around.window(DEVICE, at(0), size).length > FIRST_BYTES, "missed in all the time"
     assert around.window(DEVICE, at(STRETCH_BYTES + MOST_BYTES), size).length == FIRST_BYTES
-
-
-def test_where_little_was_read_of_what_was_fetched_windows_stay_small():
-    around = ReadAround()
-    for number in range(10):
-        missed = Span(number * 3 << 20, PAGE)
-        assert around.window("d", missed, 1 << 30, FIRST_BYTES).length == FIRST_BYTES

@@ -7,6 +7,7 @@ import pytest
 
 from hotstart.core.span import PAGE, Span
 from hotstart.store.blob_store import StoreDenied, StoreUnavailable
+from lazyfs import prefetch_usage
 from lazyfs.claims import Claims
 from lazyfs.fault import Fault
 from lazyfs.plans import EverythingPlan
@@ -130,6 +131,18 @@ def test_what_lies_around_a_miss_comes_with_it(small):
         assert Reader(engine, device, 5, 1).bytes() == expected(small, 5, 1)
         wait_until(lambda: device.ready.missing(20, 4) < 0)
         assert [Reader(engine, device, 20, 4).bytes()] == [expected(small, 20, 4)]
+
+
+def test_where_hardly_anything_is_read_but_the_misses_nothing_comes_with_them(small, monkeypatch):
+    monkeypatch.setattr(prefetch_usage, "JUDGED_BYTES", 0)
+    with small.engine(around=ReadAround()) as (engine, device):
+        device.usage.brought(40, 50)
+        assert Reader(engine, device, 5, 1).bytes() == expected(small, 5, 1)
+        wait_until(lambda: engine._surroundings._pool.unfinished == 0)
+        assert device.ready.missing(20, 4) == 20
+        device.usage.read(40, 4)
+        assert Reader(engine, device, 10, 1).bytes() == expected(small, 10, 1)
+        wait_until(lambda: device.ready.missing(20, 4) < 0)
 
 
 def test_a_reader_does_not_wait_for_the_surroundings(small):
