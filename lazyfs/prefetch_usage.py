@@ -15,7 +15,7 @@ import threading
 
 from hotstart.core.span import PAGE
 
-JUDGED_BYTES = 4 << 20
+JUDGED_BYTES = 1 << 20
 """Less than this is not judged: a reader may still come to it."""
 WORTH = 32
 """What is brought of one stretch may be so many times what was read of it."""
