@@ -83,7 +83,7 @@ def cold_start(
     )
     with interrupted_by(), progress() as sink:
         result = run_cold_start(options, sink)
-    _show(tables(result))
+    _show(lambda width: tables(result, width))
     keep(result, json_file, report, write_report)
     refuse_failures(result["summary"])
 
@@ -124,7 +124,7 @@ def file_systems(
     )
     with interrupted_by(), progress() as sink:
         result = run_fs(options, sink)
-    _show(fs_tables(result))
+    _show(lambda _: fs_tables(result))
     keep(result, json_file, report, write_fs_report)
 
 
@@ -139,9 +139,10 @@ def _check(json_file: Path | None, report: Path | None) -> None:
     check_places(json_file, report)
 
 
-def _show(found: Sequence[Table]) -> None:
+def _show(draw: Callable[[int], Sequence[Table]]) -> None:
+    """Print the tables that ``draw`` makes for a terminal of so many columns."""
     from rich.console import Console  # only where tables are drawn
 
     console = Console()
-    for table in found:
+    for table in draw(console.width):
         console.print(table)
