@@ -209,7 +209,7 @@ class Parts:
 
     def trusted(self) -> Sequence[PublicKey]:
         """Return the keys whose snapshots may run: the node's own, and those in keys/trusted."""
-        return (self.key.public, *load_trusted(self.root / "keys" / "trusted"))
+        return load_trusted(self.root / "keys" / "trusted", self.key.public)
 
     def _store_of(self, subject: Subject) -> Store:
         """Return the store that a container's image came from."""

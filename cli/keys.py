@@ -15,8 +15,8 @@ def trusted_keys(root: Path) -> tuple[PublicKey, ...]:
     """
     own = root / "keys" / "node.ed25519"
     try:
-        trusted = load_trusted(root / "keys" / "trusted")
-        return (NodeKey.load_or_create(own).public, *trusted) if own.exists() else trusted
+        made = (NodeKey.load_or_create(own).public,) if own.exists() else ()
+        return load_trusted(root / "keys" / "trusted", *made)
     except PermissionError as err:
         raise UserError(
             f"{own}: only root may read the keys", "run it as root, or add --trust-unsigned"

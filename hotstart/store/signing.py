@@ -42,10 +42,11 @@ class SignatureMissing(IntegrityError):
 class SignatureForeign(IntegrityError):
     """A snapshot manifest is signed by a key that this node does not trust."""
 
-    def __init__(self, key: PublicKey) -> None:
+    def __init__(self, key: PublicKey, directory: Path | None = None) -> None:
         super().__init__(
-            f"the snapshot is signed by the key {key.raw.hex()}, which is not trusted here; "
-            "put that key into keys/trusted, or run it anyway with --trust-unsigned"
+            f"the snapshot is signed by the key {key.raw.hex()}, which is not trusted here; to trust "
+            "whoever made it, copy keys/node.pub of the root that it was made in to "
+            f"{directory or 'ROOT/keys/trusted'}/NAME.pub, or use --trust-unsigned"
         )
         self.key = key
 
@@ -154,13 +155,19 @@ def _create(path: Path) -> None:
         os.close(directory)
 
 
-def load_trusted(directory: Path) -> tuple[PublicKey, ...]:
-    """Return every key in ``directory``/*.pub; no directory means no key.
+class TrustedKeys(tuple[PublicKey, ...]):
+    """The keys whose snapshots may run; ``directory`` is where a person adds one."""
+
+    directory: Path
+
+
+def load_trusted(directory: Path, *own: PublicKey) -> TrustedKeys:
+    """Return ``own`` keys and every key in ``directory``/*.pub; no directory means no more.
 
     A file that is no key is warned of and left out: it must not keep the snapshots of all others
     from running. Raises PermissionError.
     """
-    keys = []
+    keys = list(own)
     for path in sorted(directory.glob("*.pub")):
         try:
             keys.append(PublicKey.load(path))
@@ -168,7 +175,9 @@ def load_trusted(directory: Path) -> tuple[PublicKey, ...]:
             raise
         except (KeyFileInvalid, OSError) as err:
             log.warning("trusted_key_left_out", path=path, reason=err)
-    return tuple(keys)
+    trusted = TrustedKeys(keys)
+    trusted.directory = directory
+    return trusted
 
 
 def sign(manifest: SnapshotManifest, key: NodeKey) -> SnapshotManifest:
@@ -186,7 +195,7 @@ def verify(manifest: SnapshotManifest, trusted: Sequence[PublicKey]) -> PublicKe
         raise SignatureMissing
     key = PublicKey(manifest.signature.key)
     if key not in trusted:
-        raise SignatureForeign(key)
+        raise SignatureForeign(key, trusted.directory if isinstance(trusted, TrustedKeys) else None)
     try:
         Ed25519PublicKey.from_public_bytes(key.raw).verify(
             manifest.signature.value, manifest.signed_bytes()

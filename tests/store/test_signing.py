@@ -55,6 +55,16 @@ def test_a_foreign_signature_is_refused_and_named(key, tmp_path):
         verify(sign(SNAPSHOT, key), [])
 
 
+def test_the_refusal_names_the_directory_and_the_file_to_copy_there(key, tmp_path):
+    trusted = load_trusted(tmp_path / "keys" / "trusted", key.public)
+    other = NodeKey.load_or_create(tmp_path / "other")
+    assert verify(sign(SNAPSHOT, key), trusted) == key.public
+    with pytest.raises(SignatureForeign) as refused:
+        verify(sign(SNAPSHOT, other), trusted)
+    assert f"{tmp_path}/keys/trusted/NAME.pub" in str(refused.value)
+    assert "keys/node.pub of the root that it was made in" in str(refused.value)
+
+
 def test_a_further_trusted_key_is_enough(key, tmp_path):
     other = NodeKey.load_or_create(tmp_path / "other")
     trusted = tmp_path / "trusted"
