@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from hotstart.core.span import Span, merge
-from image_builder.errors import SourceChanged, SourceInvalid
+from image_builder.errors import READ_AS_ROOT, SourceChanged, SourceInvalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,8 @@ class ArchiveBytes:
             try:
                 more = os.preadv(self.fd, [buffer[done:]], self.offset + offset + done)
             except OSError as err:
-                raise SourceInvalid(self.name, f"can't be read: {err.strerror}") from err
+                problem = f"can't be read: {err.strerror}"
+                raise SourceInvalid(self.name, problem, READ_AS_ROOT) from err
             if more == 0:
                 raise SourceChanged(self.name)
             done += more
@@ -61,8 +62,10 @@ def open_archive(path: str, stack: ExitStack) -> ArchiveBytes:
     """Open a file for reading until ``stack`` closes it. Raises SourceInvalid."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as err:
+        raise SourceInvalid(path, "there is no such file") from err
     except OSError as err:
-        raise SourceInvalid(path, err.strerror or "can't be opened") from err
+        raise SourceInvalid(path, err.strerror or "can't be opened", READ_AS_ROOT) from err
     stack.callback(os.close, fd)
     try:
         size = os.lseek(fd, 0, os.SEEK_END)

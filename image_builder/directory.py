@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from hotstart.core.span import Span
 from image_builder.attributes import is_kept
-from image_builder.errors import LimitExceeded, SourceChanged, SourceInvalid, show
+from image_builder.errors import READ_AS_ROOT, LimitExceeded, SourceChanged, SourceInvalid, show
 from image_builder.limits import Limits
 from image_builder.tree import NO_XATTRS, Node, Tree
 
@@ -74,7 +74,8 @@ class FileContent:
                 done += more
             self._check(fd)
         except OSError as err:
-            raise SourceInvalid(show(self.path), f"can't be read: {err.strerror}") from err
+            problem = f"can't be read: {err.strerror}"
+            raise SourceInvalid(show(self.path), problem, READ_AS_ROOT) from err
         finally:
             os.close(fd)
 
@@ -84,7 +85,8 @@ class FileContent:
         except OSError as err:
             if err.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
                 raise SourceChanged(show(self.path)) from err
-            raise SourceInvalid(show(self.path), f"can't be opened: {err.strerror}") from err
+            problem = f"can't be opened: {err.strerror}"
+            raise SourceInvalid(show(self.path), problem, READ_AS_ROOT) from err
 
     def _check(self, fd: int) -> None:
         if identity_of(os.fstat(fd)) != self.identity:
@@ -146,7 +148,8 @@ class _Scanner:
         try:
             status = os.stat(self._source)
         except OSError as err:
-            raise SourceInvalid(show(self._source), err.strerror or "can't be read") from err
+            problem = err.strerror or "can't be read"
+            raise SourceInvalid(show(self._source), problem, READ_AS_ROOT) from err
         root = self._node(self._source, status)
         result = Scan(Tree(root))
         pending = [(self._source, status, root)]
@@ -174,7 +177,8 @@ class _Scanner:
         except FileNotFoundError as err:
             raise SourceChanged(show(path)) from err
         except OSError as err:
-            raise SourceInvalid(show(path), f"can't be listed: {err.strerror}") from err
+            problem = f"can't be listed: {err.strerror}"
+            raise SourceInvalid(show(path), problem, READ_AS_ROOT) from err
 
     def _child(self, path: bytes, status: os.stat_result) -> Node:
         self._entries += 1
@@ -224,4 +228,5 @@ def _xattrs(path: bytes, status: os.stat_result) -> Mapping[bytes, bytes]:
             return NO_XATTRS
         if err.errno in (errno.ENOENT, errno.ENODATA):
             raise SourceChanged(show(path)) from err
-        raise SourceInvalid(show(path), f"attributes can't be read: {err.strerror}") from err
+        problem = f"attributes can't be read: {err.strerror}"
+        raise SourceInvalid(show(path), problem, READ_AS_ROOT) from err

@@ -15,10 +15,14 @@ def show(path: bytes) -> str:
     return printable + ("..." if len(path) > 200 else "")
 
 
+SAVE_AGAIN = "save or fetch it again"
+READ_AS_ROOT = "check that it is there, and that this user may read it"
+
+
 class SourceInvalid(UserError):
     """The source is not what it should be: not readable, not an archive, hostile or truncated."""
 
-    def __init__(self, source: str, problem: str, hint: str = "") -> None:
+    def __init__(self, source: str, problem: str, hint: str = SAVE_AGAIN) -> None:
         super().__init__(f"{source}: {problem}", hint)
         self.source = source
         self.problem = problem

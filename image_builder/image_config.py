@@ -17,6 +17,7 @@ from image_builder.options import BuildOptions
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 Json = Mapping[str, object]
 
+_VARIABLE = re.compile(r"[^=\0]+=[^\0]*", re.DOTALL)
 _LISTS = ("Entrypoint", "Cmd", "Env")
 _TEXTS = ("User", "WorkingDir", "StopSignal")
 _MAPS = ("Labels", "ExposedPorts", "Volumes")
@@ -35,7 +36,7 @@ def encode_config(source: Json, options: BuildOptions, *, architecture: str, nam
     run.update({key: _map(given, key, name) for key in _MAPS})
     if options.command is not None:
         run["Cmd"], run["Entrypoint"] = list(options.command), []
-    run["Env"] = _environment(_texts(given, "Env", name), options.environment)
+    run["Env"] = _environment(_texts(given, "Env", name), options.environment, name)
     if options.workdir is not None:
         if not options.workdir.startswith("/"):
             raise UserError(f"--workdir {options.workdir!r} is not absolute", "begin it with /")
@@ -51,11 +52,18 @@ def encode_config(source: Json, options: BuildOptions, *, architecture: str, nam
     return canonical_json.encode(document)
 
 
-def _environment(given: Sequence[str], added: Sequence[str]) -> list[str]:
+def _environment(given: Sequence[str], added: Sequence[str], name: str) -> list[str]:
     """Return the variables, later ones in the place of earlier ones, with a PATH."""
     values: dict[str, str] = {}
+    for word in given:
+        if not _VARIABLE.fullmatch(word):
+            raise SourceInvalid(
+                name,
+                f"Env of the image's config has {word[:80]!r}, which is not NAME=value",
+                "repair or remove it where the image is made (ENV in a Dockerfile)",
+            )
     for word in added:
-        if not re.match(r"[^=\0]+=[^\0]*\Z", word, re.DOTALL):
+        if not _VARIABLE.fullmatch(word):
             raise UserError(f"--env {word!r} is not NAME=value", "write --env NAME=value")
     for word in (*given, *added):
         values[word.partition("=")[0]] = word

@@ -41,14 +41,19 @@ def host_architecture() -> str:
 def read_oci(files: BlobFiles, spool: Spool, *, tag: str, wanted: str | None) -> SavedImage:
     """Read an OCI layout. Raises SourceInvalid, DigestMismatch, LimitExceeded."""
     index = read_document(files, "index.json", spool)
+    _check_schema(index, files.name)
     entries = list(_objects(index, "manifests", files.name))
+    names = {_ref_name(entry) for entry in entries}
+    listed = ", ".join(sorted(name or "(unnamed)" for name in names)) or "none"
     if tag:
         entries = [entry for entry in entries if _ref_name(entry) == tag]
         if not entries:
-            raise SourceInvalid(files.name, f"the layout has no image named {tag!r}")
-    names = {_ref_name(entry) for entry in entries}
-    if len(names) > 1:
-        listed = ", ".join(sorted(name or "(unnamed)" for name in names))
+            raise SourceInvalid(
+                files.name,
+                f"the layout has no image named {tag!r}; there is: {listed}",
+                "append :NAME of one of them",
+            )
+    elif len(names) > 1:
         raise SourceInvalid(
             files.name, f"the layout holds several images: {listed}", "append :NAME of one of them"
         )
@@ -57,30 +62,36 @@ def read_oci(files: BlobFiles, spool: Spool, *, tag: str, wanted: str | None) ->
     if not isinstance(config_entry, dict):
         raise SourceInvalid(files.name, "the image's manifest has no config")
     config = _blob_document(files, spool, config_entry)
+    _check_platform(config, wanted, files.name)
     entries = list(_objects(manifest, "layers", files.name))
     diff_ids = _diff_ids(config, len(entries), files.name)
     layers = []
     for entry, diff_id in zip(entries, diff_ids, strict=True):
         digest = _digest(entry, files.name)
-        layers.append(LayerBlob(files.open(_blob_path(digest)), digest, diff_id))
+        stored = files.open(_blob_path(digest))
+        _check_size(entry, stored.size, files.name)
+        layers.append(LayerBlob(stored, digest, diff_id))
     return SavedImage(config, tuple(layers))
 
 
-def read_docker(files: BlobFiles, spool: Spool, *, tag: str) -> SavedImage:
+def read_docker(files: BlobFiles, spool: Spool, *, tag: str, wanted: str | None) -> SavedImage:
     """Read what ``docker save`` and others write. Raises as ``read_oci`` does."""
     images = [item for item in read_list(files, "manifest.json", spool) if isinstance(item, dict)]
+    listed = ", ".join(sorted(name for image in images for name in _tags(image))) or "(unnamed)"
     if tag:
-        images = [image for image in images if tag in _tags(image)]
+        images = [image for image in images if _full_name(tag) in map(_full_name, _tags(image))]
     if len(images) != 1:
         raise SourceInvalid(
             files.name,
-            f"the archive holds {len(images)} images{f' named {tag!r}' if tag else ''}",
+            f"the archive holds {len(images)} images{f' named {tag!r}' if tag else ''}; "
+            f"there is: {listed}",
             "save one image, or append :NAME:TAG of one of them",
         )
     config_path, paths = images[0].get("Config"), images[0].get("Layers")
     if not isinstance(config_path, str) or not isinstance(paths, list):
         raise SourceInvalid(files.name, "manifest.json has no Config or no Layers")
     config = read_document(files, config_path, spool, _named_digest(config_path))
+    _check_platform(config, wanted, files.name)
     diff_ids = _diff_ids(config, len(paths), files.name)
     layers = tuple(
         LayerBlob(files.open(str(path)), None, diff_id)
@@ -89,9 +100,19 @@ def read_docker(files: BlobFiles, spool: Spool, *, tag: str) -> SavedImage:
     return SavedImage(config, layers)
 
 
-def _tags(image: Json) -> list[object]:
+def _tags(image: Json) -> list[str]:
     tags = image.get("RepoTags")
-    return tags if isinstance(tags, list) else []
+    return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+
+
+def _full_name(name: str) -> str:
+    """Return what ``name`` is short for: some tools write ``docker.io/library/app:1`` for app:1."""
+    first, slash, _ = name.partition("/")
+    if not slash:
+        name = f"docker.io/library/{name}"
+    elif not ("." in first or ":" in first or first == "localhost"):
+        name = f"docker.io/{name}"
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
 def _choose(files: BlobFiles, spool: Spool, entries: list[Json], wanted: str, depth: int) -> Json:
@@ -110,6 +131,7 @@ def _choose(files: BlobFiles, spool: Spool, entries: list[Json], wanted: str, de
             "choose another platform, or save the image for this one",
         )
     document = _blob_document(files, spool, matching[0])
+    _check_schema(document, files.name)
     if "manifests" in document:
         inner = list(_objects(document, "manifests", files.name))
         return _choose(files, spool, inner, wanted, depth - 1)
@@ -138,8 +160,39 @@ def _ref_name(entry: Json) -> str:
     return name if isinstance(name, str) else ""
 
 
+def _check_schema(document: Json, name: str) -> None:
+    """Refuse what a later version of the format may mean otherwise (image-spec: always 2)."""
+    version = document.get("schemaVersion", 2)
+    if version != 2:
+        problem = f"schemaVersion is {str(version)[:40]}, expected 2"
+        raise SourceInvalid(name, problem, "save the image in the first format of OCI")
+
+
+def _check_platform(config: Json, wanted: str | None, name: str) -> None:
+    """Refuse a config that says it is for another platform than ``wanted``, or this machine's."""
+    asked = wanted or f"linux/{host_architecture()}"
+    system, architecture, *_ = *asked.split("/"), ""
+    given = (config.get("os") or system, config.get("architecture") or architecture)
+    if given != (system, architecture):
+        found = "/".join(map(str, given))
+        raise SourceInvalid(
+            name,
+            f"the image is for {found[:80]}, not for {asked}",
+            "save the one for this platform, or ask for the other by --platform",
+        )
+
+
+def _check_size(entry: Json, size: int, name: str) -> None:
+    if entry.get("size") != size:
+        said = str(entry.get("size"))[:40]
+        raise SourceInvalid(
+            name, f"{str(entry.get('digest'))[:80]} has {size} bytes, its descriptor says {said}"
+        )
+
+
 def _blob_document(files: BlobFiles, spool: Spool, entry: Json) -> Json:
     digest = _digest(entry, files.name)
+    _check_size(entry, files.open(_blob_path(digest)).size, files.name)
     return read_document(files, _blob_path(digest), spool, digest)
 
 

@@ -86,7 +86,7 @@ def _read_image(
     if not files.has(expected):
         raise SourceInvalid(files.name, f"no {expected} in it, so this is not {kind}", _HINT)
     if kind == "docker-archive":
-        return read_docker(files, spool, tag=tag)
+        return read_docker(files, spool, tag=tag, wanted=options.platform)
     return read_oci(files, spool, tag=tag, wanted=options.platform)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import zstandard
 
+from image_builder.oci_image import host_architecture
+
 
 def member(name, *, kind=tarfile.REGTYPE, content=b"", **fields):
     """Return (TarInfo, content); other fields are TarInfo's."""
@@ -70,7 +72,7 @@ class Layout:
     def image(self, layers, config=None, how="gzip", **more) -> dict:
         """Add an image and return its descriptor."""
         document = {
-            "architecture": "amd64",
+            "architecture": more.get("platform", {}).get("architecture", host_architecture()),
             "os": "linux",
             "config": config or {},
             "rootfs": {"type": "layers", "diff_ids": [sha256(tar) for tar in layers]},
@@ -97,11 +99,11 @@ class Layout:
         return target
 
 
-def docker_archive(target: Path, layers, config=None, how="plain") -> Path:
+def docker_archive(target: Path, layers, config=None, how="plain", tag="app:1") -> Path:
     """Write what ``docker save`` writes."""
     document = json.dumps(
         {
-            "architecture": "amd64",
+            "architecture": host_architecture(),
             "os": "linux",
             "config": config or {},
             "rootfs": {"type": "layers", "diff_ids": [sha256(tar) for tar in layers]},
@@ -109,7 +111,7 @@ def docker_archive(target: Path, layers, config=None, how="plain") -> Path:
     ).encode()
     name = f"{sha256(document)[7:]}.json"
     paths = [f"{number}/layer.tar" for number in range(len(layers))]
-    listed = [{"Config": name, "RepoTags": ["app:1"], "Layers": paths}]
+    listed = [{"Config": name, "RepoTags": [tag], "Layers": paths}]
     files = [member(name, content=document)]
     files += [
         member(path, content=compressed(tar, how)) for path, tar in zip(paths, layers, strict=True)

@@ -96,6 +96,58 @@ def test_the_platform_is_chosen_from_an_index(tmp_path):
         publish(source, platform="linux/riscv64")
 
 
+def test_an_image_for_another_platform_is_built_only_if_it_is_asked_for(tmp_path):
+    made = Layout()
+    foreign = {"os": "linux", "architecture": "s390x"}
+    entry = {key: made.image(LAYERS, platform=foreign)[key] for key in ("digest", "size")}
+    source = f"oci:{made.index(entry).write(tmp_path / 'layout')}"
+    with pytest.raises(SourceInvalid, match="the image is for linux/s390x, not for linux/") as said:
+        publish(source)
+    assert "--platform" in said.value.hint
+    assert publish(source, platform="linux/s390x").stats.files == 1
+
+
+@pytest.mark.parametrize("asked", ["app:1", "docker.io/library/app:1", "docker.io/app:1"])
+def test_a_docker_archive_is_asked_for_by_the_short_name_too(tmp_path, asked):
+    archive = docker_archive(tmp_path / "d.tar", LAYERS, tag="docker.io/library/app:1")
+    if asked == "docker.io/app:1":
+        with pytest.raises(SourceInvalid, match=r"there is: docker\.io/library/app:1"):
+            publish(f"docker-archive:{archive}:{asked}")
+    else:
+        assert publish(f"docker-archive:{archive}:{asked}").stats.files == 1
+
+
+def changed_manifest(change):
+    """Return a layout whose image's manifest is not as it was."""
+    made = Layout()
+    entry = made.image(LAYERS, CONFIG)
+    manifest = json.loads(made.files[f"blobs/sha256/{entry['digest'][7:]}"])
+    change(manifest)
+    return made.index(made.blob(json.dumps(manifest).encode()))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda m: m.update(schemaVersion=3), "schemaVersion is 3, expected 2"),
+        (lambda m: m["layers"][0].update(size=7), "its descriptor says 7"),
+        (lambda m: m["config"].update(size=7), "its descriptor says 7"),
+    ],
+)
+def test_a_manifest_that_says_what_is_not_so_is_refused(tmp_path, change, problem):
+    with pytest.raises(SourceInvalid, match=problem) as said:
+        publish(f"oci:{changed_manifest(change).write(tmp_path / 'layout')}")
+    assert said.value.hint
+
+
+@pytest.mark.parametrize("word", ["NOEQ", "=x"])
+def test_a_variable_that_is_none_is_refused_when_the_image_is_built(tmp_path, word):
+    made = Layout()
+    made.index(made.image(LAYERS, CONFIG | {"Env": ["A=1", word]}))
+    with pytest.raises(SourceInvalid, match=f"has '{word}', which is not NAME=value"):
+        publish(f"oci:{made.write(tmp_path / 'layout')}")
+
+
 def test_one_of_several_images_is_chosen_by_name(tmp_path):
     made = Layout()
     named = "org.opencontainers.image.ref.name"
@@ -107,7 +159,7 @@ def test_one_of_several_images_is_chosen_by_name(tmp_path):
     with pytest.raises(SourceInvalid, match="several images: one, two"):
         publish(f"oci:{path}")
     assert publish(f"oci:{path}:two").stats.files == 1
-    with pytest.raises(SourceInvalid, match="no image named 'three'"):
+    with pytest.raises(SourceInvalid, match="no image named 'three'; there is: one, two"):
         publish(f"oci:{path}:three")
 
 
@@ -152,8 +204,9 @@ def remove_largest(path):
 @pytest.mark.parametrize("change", [flip_largest, shorten_largest, remove_largest])
 def test_a_damaged_blob_is_found_and_nothing_is_published(layout, tmp_path, change):
     store = memory_store()
-    with pytest.raises((IntegrityError, UserError)):
+    with pytest.raises((DigestMismatch, UserError)) as said:
         publish(damaged(layout, tmp_path, change), store)
+    assert said.value.hint
     assert list(store.references.names()) == []
 
 
