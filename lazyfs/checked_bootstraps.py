@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from hotstart.core.digest import Digest
-from hotstart.core.errors import IntegrityError
+from hotstart.core.errors import IntegrityError, NotFound
 from hotstart.core.log import get_logger
-from hotstart.store.blob_store import BlobStore
+from hotstart.core.span import Span
+from hotstart.store.blob_store import BlobStore, SpanOutside
 from hotstart.store.bootstrap_check import check_bootstrap_image
 from hotstart.store.bootstrap_head import BootstrapInvalid, parse_head
+from hotstart.store.chunk_table_layout import HEAD, ChunkTableInvalid, parse_head_length
 from hotstart.store.layers import raw_digest
 from lazyfs.cache import Cache
 from lazyfs.spec import DeviceSpec, MountSpec
@@ -56,7 +58,10 @@ class DevicesDisagree(IntegrityError):
     """A manifest's devices are not those that its bootstrap names."""
 
     def __init__(self, manifest: str) -> None:
-        super().__init__(f"image {manifest[:12]}: its bootstrap names other devices than it has")
+        super().__init__(
+            f"image {manifest[:12]}: its bootstrap names other devices than it has; build or copy "
+            "the image again"
+        )
 
 
 def checked_bootstrap(cache: Cache, spec: MountSpec, blobs: BlobStore) -> Path:
@@ -77,8 +82,17 @@ def checked_bootstrap(cache: Cache, spec: MountSpec, blobs: BlobStore) -> Path:
         devices = _check(path, path.read_bytes())
         _keep_verdict(path, digest, {"devices": devices})
     if devices != [_named(device) for device in spec.devices]:
+        for device in spec.devices:
+            _refuse_later_version(device, blobs)
         raise DevicesDisagree(spec.manifest)
     return path
+
+
+def _refuse_later_version(device: DeviceSpec, blobs: BlobStore) -> None:
+    """Raise FormatVersionUnknown if the device's table is of one: that says more than its name."""
+    with contextlib.suppress(ChunkTableInvalid, NotFound, SpanOutside):
+        head = blobs.read(device.table.digest, Span(0, min(device.table.size, HEAD.size)))
+        parse_head_length(head, device.table.size)
 
 
 def _named(device: DeviceSpec) -> tuple[str, int]:

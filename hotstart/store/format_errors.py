@@ -6,6 +6,7 @@ these two kinds and nothing else, whatever bytes they are given.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from hotstart.core.errors import IntegrityError
@@ -42,3 +43,15 @@ def check_version(format_name: str, version: object, known: Sequence[int]) -> No
     """Raise FormatVersionUnknown unless ``version`` is one of ``known``."""
     if isinstance(version, bool) or version not in known:
         raise FormatVersionUnknown(format_name, version, known)
+
+
+_MEDIA_TYPE = re.compile(r"(.+)\.v(\d{1,9})(?:\+\w+)?")
+
+
+def check_media_type(found: str, known: Sequence[str]) -> None:
+    """Raise FormatVersionUnknown if ``found`` is of ``known``, but of another version."""
+    match = _MEDIA_TYPE.fullmatch(found)
+    if match:
+        ours = [own for own in map(_MEDIA_TYPE.fullmatch, known) if own and own[1] == match[1]]
+        if ours:
+            check_version(match[1], int(match[2]), [int(own[2]) for own in ours])

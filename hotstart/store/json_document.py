@@ -32,7 +32,10 @@ def parse_object(content: bytes, invalid: type[FormatInvalid], *, canonical: boo
     except (ValueError, RecursionError) as err:
         raise invalid(f"not a JSON document: {str(err)[:120]}") from err
     if canonical and spelled != content:
-        raise invalid("the JSON is not in its canonical spelling")
+        raise invalid(
+            "the JSON is not in its canonical spelling; it was changed or written by another "
+            "program: copy it anew"
+        )
     return Fields(value, "document", invalid)
 
 

@@ -16,7 +16,7 @@ from hotstart.core.span import PAGE
 from hotstart.store import media_types
 from hotstart.store.bootstrap_head import MAX_IMAGE_BYTES
 from hotstart.store.descriptor import Descriptor
-from hotstart.store.format_errors import FormatInvalid
+from hotstart.store.format_errors import FormatInvalid, check_media_type
 from hotstart.store.json_document import MAX_NUMBER, Fields
 
 MAX_DEVICE_BYTES = 1 << 44
@@ -114,10 +114,15 @@ def device_layers(devices: Iterable[DeviceDescriptor]) -> list[Descriptor]:
 
 
 class LayerReader:
-    """Takes the layers of a parsed manifest one by one, in their fixed order."""
+    """Takes the layers of a parsed manifest one by one, in their fixed order.
+
+    A layer of another version is named as such before anything is said of the order.
+    """
 
     def __init__(self, fields: Fields) -> None:
         layers = [Descriptor.from_json(item, ManifestInvalid) for item in fields.each("layers")]
+        for layer in layers:
+            check_media_type(layer.media_type, media_types.LAYERS)
         self._left = layers[::-1]
 
     def bootstrap(self) -> Descriptor:

@@ -22,7 +22,7 @@ from hotstart.core.span import Span
 from hotstart.store import media_types
 from hotstart.store.blob_store import BlobStore, SpanOutside
 from hotstart.store.descriptor import Descriptor
-from hotstart.store.format_errors import check_version
+from hotstart.store.format_errors import check_media_type, check_version
 from hotstart.store.json_document import Fields, JsonValue, parse_object
 from hotstart.store.layers import (
     DeviceDescriptor,
@@ -159,7 +159,9 @@ def parse_manifest(content: bytes) -> Manifest:
     manifest = _parse(content)
     # Two spellings of one value would be two digests and one signature.
     if manifest.to_bytes() != content:
-        raise ManifestInvalid("the manifest is not in its canonical spelling")
+        raise ManifestInvalid(
+            "not in its canonical spelling; changed or written by another program: copy it anew"
+        )
     return manifest
 
 
@@ -186,7 +188,8 @@ def _read(blobs: BlobStore, target: Descriptor) -> bytes:
 
 
 def _parse(content: bytes) -> Manifest:
-    fields = parse_object(content, ManifestInvalid, canonical=True)
+    # A later version may spell otherwise, and is to be named as one: the spelling is compared last.
+    fields = parse_object(content, ManifestInvalid, canonical=False)
     check_version("manifest", fields.take("schemaVersion"), (SCHEMA_VERSION,))
     if fields.text("mediaType") != media_types.OCI_MANIFEST:
         raise fields.wrong("mediaType", f"is not {media_types.OCI_MANIFEST}")
@@ -195,10 +198,7 @@ def _parse(content: bytes) -> Manifest:
         return _parse_image(fields)
     if artifact == media_types.SNAPSHOT:
         return _parse_snapshot(fields)
-    for known in (media_types.IMAGE, media_types.SNAPSHOT):
-        family, _, _ = known.rpartition(".v")
-        if artifact.startswith(f"{family}.v"):
-            check_version(family, artifact[len(family) + 2 :], (1,))
+    check_media_type(artifact, (media_types.IMAGE, media_types.SNAPSHOT))
     raise fields.wrong("artifactType", f"is {artifact[:100]!r}: neither an image nor a snapshot")
 
 
@@ -236,6 +236,7 @@ def _parse_snapshot(fields: Fields) -> SnapshotManifest:
 
 def _config(fields: Fields, media_types_: tuple[str, ...]) -> Descriptor:
     config = Descriptor.from_json(fields.fields("config"), ManifestInvalid)
+    check_media_type(config.media_type, media_types_)
     if config.media_type not in media_types_:
         raise ManifestInvalid(
             f"config is {config.media_type[:100]!r}, expected {' or '.join(media_types_)}"

@@ -26,6 +26,8 @@ BUNDLE = "application/vnd.hotstart.bundle.v1"
 BUNDLE_INDEX = "application/vnd.hotstart.bundle-index.v1"
 TRACE = "application/vnd.hotstart.trace.v1"
 RELOCATION = "application/vnd.hotstart.relocation.v1"
+LAYERS = (BOOTSTRAP, CHUNK_TABLE, PACK, BUNDLE, BUNDLE_INDEX)
+"""What a manifest's layers may be."""
 
 RAW_SIZE = "vnd.hotstart.raw.size"
 """Bytes after decompression (bootstrap), decimal."""

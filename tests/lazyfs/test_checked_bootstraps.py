@@ -9,6 +9,8 @@ import pytest
 
 from hotstart.core.digest import Digest
 from hotstart.store.bootstrap_head import BootstrapInvalid, checksum, parse_head
+from hotstart.store.descriptor import Descriptor
+from hotstart.store.format_errors import FormatVersionUnknown
 from hotstart.store.layers import bootstrap_descriptor
 from hotstart.store.zstd_frame import compress
 from lazyfs import checked_bootstraps
@@ -119,6 +121,18 @@ def walks(monkeypatch):
 
     monkeypatch.setattr(checked_bootstraps.threading, "Timer", Timer)
     return later
+
+
+def test_a_table_of_a_later_version_is_named_as_one(cache, image):
+    (device,) = image.spec.devices
+    table = bytearray(image.store.blobs.read(device.table.digest))
+    table[8:10] = (2).to_bytes(2, "little")
+    later, blobs = Descriptor.of(device.table.media_type, table), MemoryBlobs()
+    blobs.put(later.digest, bytes(table))
+    checked_bootstrap(cache, image.spec, image.store.blobs)
+    spec = replace(image.spec, devices=(replace(device, table=later),))
+    with pytest.raises(FormatVersionUnknown, match="chunk table: version 2"):
+        checked_bootstrap(cache, spec, blobs)
 
 
 def test_what_a_trusted_key_vouches_for_is_mounted_at_once_and_walked_through_later(
