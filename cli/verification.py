@@ -55,6 +55,8 @@ class Verification:
 class VerificationFailed(IntegrityError):
     """At least one object is not what it should be."""
 
+    hint = "copy what is damaged from another store, or remove it and build it again"
+
     def __init__(self, name: ReferenceName | str, problems: Sequence[str]) -> None:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         super().__init__(f"{name}: {problems[0]}{more}")

@@ -103,8 +103,9 @@ def _is_id(text: str) -> bool:
 def _number(text: str, kind: str, wanted: str) -> int:
     if not _is_id(text):
         table = "passwd" if kind == "user" else "group"
+        whole = f" of {wanted[:80]!r}" if text != wanted else ""
         raise UserError(
-            f"{kind} {text[:80]!r} of {wanted[:80]!r} is not in the image's /etc/{table}",
+            f"{kind} {text[:80]!r}{whole} is not in the image's /etc/{table}",
             "give a number or a name that the image has",
         )
     return int(text)

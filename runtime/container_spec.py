@@ -175,7 +175,8 @@ class ContainerSpec:
             parse_variable(entry)
         _check_words(self)
         _check_limits(self)
-        _check_distinct([(p.listen_address, p.host) for p in self.ports], "port", "published")
+        ports = [f"{port.listen_address}:{port.host}" for port in self.ports]
+        _check_distinct(ports, "port", "published")
         _check_distinct([v.container.rstrip("/") for v in self.volumes], "path", "bound")
 
     def to_dict(self) -> dict[str, Any]:

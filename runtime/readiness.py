@@ -182,7 +182,8 @@ def wait_ready(
             reason = _poll(attempt, process, timeout_s, _LONGEST_EXEC_PAUSE_S)
         except ProgramNotFound as err:
             # A container that ends may lose its root directory first.
-            reason = _ENDED if running_process(directory) is None else str(err)
+            told = str(err).removeprefix(f"{directory.name}: ")  # the sentence begins with it
+            reason = _ENDED if running_process(directory) is None else f"{told}; {err.hint}"
     else:
         longest = _LONGEST_PAUSE_S
         reason = call_in_network(

@@ -22,6 +22,8 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 class DigestMismatch(IntegrityError):
     """Bytes read from ``source`` do not have the digest that names them."""
 
+    hint = "what is there is damaged: remove it, and save, copy or build it again"
+
     def __init__(self, source: str, expected: str, actual: str) -> None:
         super().__init__(f"{source}: digest is {actual}, expected {expected}")
         self.source = source

@@ -1,7 +1,8 @@
 """Structured lines: a constant event name and fields, one canonical line per operation.
 
 Loggers are the standard library's, so that tests and services capture them as usual; ``event``
-renders ``name key=value ...``. Only main modules choose where lines go (``configure``).
+renders ``name key=value ...``. Only main modules choose where lines go (``configure``); until one
+does, those of ``hotstart`` go nowhere: a command says what is wrong in a sentence of its own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+
+logging.getLogger("hotstart").addHandler(logging.NullHandler())
 
 
 class EventLogger:

@@ -86,6 +86,7 @@ class Lease:
         self._sleep = sleep
         self._clock = clock
         self._lock = threading.Lock()
+        self._written = False
         self._renewed_s = clock()
 
     def begin(self) -> None:
@@ -119,13 +120,15 @@ class Lease:
         try:
             self._leases.remove(self._name)
         except HotstartError as err:
-            log.warning("lease_not_removed", store=self._leases.url, reason=err)
+            if self._written:  # else the writer has just been told the same
+                log.warning("lease_not_removed", store=self._leases.url, reason=err)
 
     def _write(self) -> int:
         with self._lock:
             document = LeaseDocument(holder(), tuple(self._manifests), tuple(self._blobs))
             begun_s = self._clock()
             written_ns = self._leases.write(self._name, document.to_bytes())
+            self._written = True
             self._renewed_s = begun_s
             return written_ns
 

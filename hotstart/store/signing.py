@@ -44,8 +44,8 @@ class SignatureForeign(IntegrityError):
 
     def __init__(self, key: PublicKey, directory: Path | None = None) -> None:
         super().__init__(
-            f"the snapshot is signed by the key {key.raw.hex()}, which is not trusted here; to trust "
-            "whoever made it, copy keys/node.pub of the root that it was made in to "
+            f"the snapshot is signed by the key {key.raw.hex()}, which is not trusted here; to "
+            "trust whoever made it, copy keys/node.pub of the root that it was made in to "
             f"{directory or 'ROOT/keys/trusted'}/NAME.pub, or use --trust-unsigned"
         )
         self.key = key

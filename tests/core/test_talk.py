@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from hotstart.core import canonical_json
 from hotstart.core.log import get_logger
 from hotstart.core.progress import LineSink, Progress
+from hotstart.core.run import run
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -56,3 +58,16 @@ def test_the_order_of_keys_does_not_matter():
 def test_what_json_has_no_number_for_is_refused(value):
     with pytest.raises(ValueError, match="JSON compliant"):
         canonical_json.encode([value])
+
+
+def test_lines_of_ours_go_nowhere_until_a_main_module_says_where():
+    """A command's stderr is for sentences."""
+    program = (
+        "from hotstart.core.log import configure, get_logger\n"
+        "get_logger('hotstart.store').warning('first')\n"
+        "configure()\n"
+        "get_logger('hotstart.store').warning('second')\n"
+    )
+    said = run([sys.executable, "-c", program]).stderr
+    assert b"first" not in said
+    assert b"second" in said

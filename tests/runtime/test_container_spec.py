@@ -134,3 +134,9 @@ def test_spec_survives_json(argv, ports, memory):
 def test_spec_of_another_version_is_refused():
     with pytest.raises(UserError, match="gpus"):
         ContainerSpec.from_dict({"name": "x", "gpus": "all"})
+
+
+def test_a_port_that_is_published_twice_is_named_as_people_write_it():
+    ports = (PortMapping(8223, 8000), PortMapping(8223, 8001))
+    with pytest.raises(UserError, match=r"port 127\.0\.0\.1:8223 is published twice"):
+        ContainerSpec(name="a", ports=ports)

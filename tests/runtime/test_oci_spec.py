@@ -161,8 +161,9 @@ def test_user_is_resolved_in_the_image(tree, wanted, account):
 
 @pytest.mark.parametrize("wanted", ["nobody-here", "web:nogroup", "-1", "4294967295", "big", ":"])
 def test_unknown_users_are_refused(tree, wanted):
-    with pytest.raises(UserError, match="is not in the image"):
+    with pytest.raises(UserError, match="is not in the image") as said:
         resolve_user(tree, wanted)
+    assert (" of " in str(said.value)) == (":" in wanted)  # said only of one with a group
 
 
 def test_image_without_accounts_still_has_numbers(tmp_path):

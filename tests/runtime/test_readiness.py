@@ -108,7 +108,10 @@ def test_end_while_the_probe_waits_for_an_answer_is_noticed(start):
 def test_a_program_that_is_not_there_is_named_at_once(start):
     with start("exec sleep 60") as container, pytest.raises(NotReady, match="NOSUCH") as caught:
         wait_ready(container.directory, container.network, "exec:NOSUCH", 60)
-    assert "no success in" not in str(caught.value), "the limit was waited for"
+    told = str(caught.value)
+    assert "no success in" not in told, "the limit was waited for"
+    assert told.count(f"{container.directory.name}: ") == 0, "the sentence begins with the name"
+    assert "check the command" in told
 
 
 @pytest.mark.kernel
