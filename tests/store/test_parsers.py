@@ -139,16 +139,14 @@ def test_manifests_of_another_version_are_refused_by_name(key):
         parse_manifest(_canonical(value))
 
 
-@pytest.mark.parametrize(
-    "spell", [lambda value: _canonical(value), lambda v: json.dumps(v).encode()]
-)
+@pytest.mark.parametrize("spelling", ["canonical", "another"])
 @pytest.mark.parametrize("layer", [0, 1, 2])
-def test_layers_of_another_version_are_refused_by_name_however_they_are_spelled(layer, spell):
+def test_layers_of_another_version_are_refused_by_name_however_they_are_spelled(layer, spelling):
     value = json.loads(samples.image().to_bytes())
     of_two = value["layers"][layer]["mediaType"].replace(".v1", ".v2")
     value["layers"][layer]["mediaType"] = of_two
-    with pytest.raises(FormatVersionUnknown, match="version 2 is unknown.*use a newer Hotstart"):
-        parse_manifest(spell(value))
+    with pytest.raises(FormatVersionUnknown, match=r"version 2 is unknown.*use a newer Hotstart"):
+        parse_manifest(_canonical(value) if spelling == "canonical" else json.dumps(value).encode())
 
 
 @pytest.mark.parametrize("name", ["image manifest", "snapshot manifest", "snapshot config"])
