@@ -27,7 +27,7 @@ from hotstart.store.traces import recorded_trace
 @click.argument("reference")
 @click.pass_obj
 def trace(settings: Settings, reference: str) -> None:
-    """Show what is recorded for REFERENCE: what a start touches, and in which order."""
+    """Show what is recorded for REFERENCE: how much of each device a start touches."""
     store = open_store(settings.store_url, create=False)
     name = ReferenceName.parse(reference)
     manifest = load(store, name).manifest

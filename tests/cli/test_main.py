@@ -1,6 +1,7 @@
 """The frame of the command line: global flags, usage errors, JSON errors, late imports."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -190,3 +191,37 @@ def test_an_address_of_metrics_that_is_none_is_a_usage_error(command, capsys):
     status, _, err, _ = call(["agent", command, "--metrics", "9464"], capsys)
     assert status == 2
     assert "write HOST:PORT, for example 127.0.0.1:9464" in err
+
+
+def commands(command=cli_main.hotstart_command, name=""):
+    """Yield every command, groups of groups taken apart, with its words."""
+    if isinstance(command, click.Group):
+        for word in command.list_commands(click.Context(command)):
+            inner = command.get_command(click.Context(command), word)
+            yield from commands(inner, f"{name} {word}".strip())
+    else:
+        yield name, command
+
+
+def described_options(name):
+    """Return what docs/cli.md says of a command's own options."""
+    text = (SOURCE / "docs" / "cli.md").read_text(encoding="utf-8")
+    if name in ("run", "restore"):
+        return text.partition("### Options of run and restore")[2].partition("###")[0]
+    table = text.partition("### Options of the other commands")[2].partition("\n### ")[0]
+    rows = (line for line in table.splitlines() if line.startswith("| `"))
+    return "".join(row for row in rows if f"`{name}`" in row.split(" | ")[0])
+
+
+def test_every_option_of_every_command_stands_in_the_table_of_the_page():
+    usual = {"--store", "--root", "--json"}
+    missing = [
+        (name, option)
+        for name, command in commands()
+        for parameter in command.params
+        for option in [*parameter.opts, *parameter.secondary_opts]
+        if option.startswith("--") and option not in usual
+        if not re.search(rf"`{option}[ `]", described_options(name))
+    ]
+    assert missing == []
+    assert "`--version`" in described_options("hotstart")
