@@ -50,7 +50,7 @@ class AgentDidNotStart(HotstartError):
 
 
 class RootUnusable(UserError):
-    """The directory of a root cannot be made."""
+    """The directory of a root cannot be made, or something else is there."""
 
 
 def make_root(root: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from agent.client import AgentClient
-from agent.launch import NotRoot, ensure
+from agent.launch import NotRoot, RootUnusable, ensure
 from agent.values import STORE_VARIABLE, FillerName
 from cli.output import say
 from cli.settings import Settings
@@ -36,8 +36,13 @@ def open_known_agent(settings: Settings, container: str) -> Iterator[AgentClient
 
 
 def has_state(settings: Settings) -> bool:
-    """Tell whether an agent has ever run for this root. Raises NotRoot if that may not be seen."""
+    """Tell whether an agent has ever run for this root.
+
+    Raises NotRoot if that may not be seen, RootUnusable if the root is no directory.
+    """
     try:
+        if settings.root.exists() and not settings.root.is_dir():
+            raise RootUnusable(f"{settings.root}: not a directory", "choose another --root")
         return (settings.root / "state.db").exists()
     except PermissionError as err:
         raise NotRoot(f"looking into {settings.root}") from err

@@ -104,7 +104,11 @@ def _show(document: dict[str, Any]) -> None:
         ("reference", document["reference"]),
         ("kind", document["kind"]),
         ("digest", document["digest"]),
-        ("size", f"{size(document['size_bytes'])}, {size(document['stored_bytes'])} stored"),
+        (
+            "size",
+            f"{size(document['size_bytes'])}, {size(document['stored_bytes'])} stored"
+            + (" with its image" if document["kind"] == "snapshot" else ""),
+        ),
         ("bootstrap", size(document["bootstrap"]["size_bytes"])),
     ]
     for number, device in enumerate(document["devices"]):

@@ -25,12 +25,15 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import S3Store
 
 from hotstart.core.errors import UserError
+from hotstart.core.log import get_logger
 from hotstart.store.blob_store import StoreDenied, StoreUnavailable, Writable
 from hotstart.store.s3_credentials import RenewedClients
 from hotstart.store.s3_errors import BucketMissing, store_error
 
 if TYPE_CHECKING:
     from obstore import PutMode
+
+log = get_logger(__name__)
 
 _T = TypeVar("_T")
 
@@ -224,6 +227,7 @@ class S3Bucket:
             place["CreateBucketConfiguration"] = {"LocationConstraint": self._region}
         try:
             client.create_bucket(Bucket=self._bucket, **place)
+            log.info("bucket_made", store=self.url, reason="a write found none")
         except ClientError as err:
             code = err.response["Error"].get("Code", "")
             if code in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):

@@ -10,13 +10,15 @@ nothing that needs closing and may be shared by threads.
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from hotstart.core.errors import UserError
-from hotstart.store.blob_store import BlobStore
+from hotstart.store.blob_store import BlobStore, StoreMissing
 from hotstart.store.directory import DirectoryBlobs, DirectoryReferences, prepare_directory
 from hotstart.store.directory_leases import DirectoryLeases
 from hotstart.store.lease_objects import LeaseObjects
@@ -31,6 +33,7 @@ from hotstart.store.retrying import (
 )
 from hotstart.store.verifying import VerifyingBlobs
 
+_STORE_NAMES = {"blobs", "references", "leases", "staging"}
 IN_FLIGHT = 64
 """Requests to one S3 store at a time; fetchers use fewer, this only stops a flood."""
 
@@ -85,9 +88,19 @@ def _open_directory(path: Path, *, create: bool) -> Store:
     root = path.absolute()
     url = f"file://{quote(str(root))}"
     prepare_directory(root, url, create=create)
+    if not create:
+        _refuse_other_directory(root, url)
     references = DirectoryReferences(root, url)
     blobs = RelocatingBlobs(VerifyingBlobs(DirectoryBlobs(root, url)), references)
     return Store(url, blobs, references, DirectoryLeases(root, url))
+
+
+def _refuse_other_directory(root: Path, url: str) -> None:
+    """Raise StoreMissing for a directory of other things; an empty one is an empty store."""
+    with suppress(OSError):  # whoever may not list it is told so by what is read
+        names = set(os.listdir(root)) - {"lost+found"}
+        if names and not names & _STORE_NAMES:
+            raise StoreMissing(url, "this directory holds other things and no store")
 
 
 def _open_s3(url: str, *, create: bool, retry: RetryPolicy) -> Store:

@@ -225,3 +225,15 @@ def test_every_option_of_every_command_stands_in_the_table_of_the_page():
     ]
     assert missing == []
     assert "`--version`" in described_options("hotstart")
+
+
+def test_a_root_or_store_that_is_something_else_is_not_taken_for_an_empty_one(tmp_path, capsys):
+    file, other = tmp_path / "file", tmp_path / "other"
+    file.write_text("words")
+    (other / "things").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    status, _, err, _ = call(["--root", str(file), "ps"], capsys)
+    assert (status, "not a directory" in err) == (100, True)
+    status, _, err, _ = call(["--store", str(other), "images"], capsys)
+    assert (status, "no store" in err) == (101, True)
+    assert call(["--store", str(tmp_path / "empty"), "images"], capsys)[0] == 0
