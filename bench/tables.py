@@ -37,9 +37,7 @@ def paths_table(result: Mapping[str, Any], width: int) -> Table:
     Nothing is left out in 60 columns or more: names and gains take a second line before that.
     """
     failed = [
-        f"{path} failed {row['failed']} times"
-        for path, row in result["summary"].items()
-        if row.get("failed")
+        f"{path}: {count(row)}" for path, row in result["summary"].items() if row.get("failed")
     ]
     table = Table(
         title="First correct answer",

@@ -113,7 +113,7 @@ def test_the_table_names_every_path_and_its_failures():
     text = text_of(result("restore"))
     assert "no (1 failed)" in text
     assert "4002 ms" in text
-    assert "restore failed 1 times" in text
+    assert "restore: 5 (+1 failed)" in text
     assert "43.5x cold" in text
     assert "60.0 MB" in text
     assert "not measured" in text
