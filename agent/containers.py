@@ -30,6 +30,8 @@ from agent.container_errors import (
     StartGoesOn,
     StoppedAtStart,
 )
+from agent.end_reasons import reason_of
+from agent.failed_reads import FailedReads
 from agent.records import ContainerRecord
 from agent.start import Start
 from agent.state import State
@@ -44,7 +46,6 @@ from runtime.image_access import Images, Mounted
 from runtime.logs import LogKeeper
 from runtime.network import NetworkPool
 from runtime.runc import NotRunning, Programs, Runc
-from snapshotter.condemn import failure_of
 
 log = get_logger(__name__)
 
@@ -72,6 +73,7 @@ class Tools:
     networks: NetworkPool
     pages: PageSessions
     cgroup_parent: Group
+    reads: FailedReads
 
 
 @dataclass(slots=True)
@@ -348,7 +350,8 @@ class Containers:
     def _finish(self, entry: _Entry, status: ContainerStatus) -> None:
         """Let go of everything an ended container owns, each whatever happens to the others."""
         record = entry.record
-        reason = self._reason(entry)
+        group, reads = self.group(record.name), self._tools.reads
+        reason = reason_of(record, entry.directory, status, group=group, reads=reads)
         entry.record = record.ended(status, reason)
         with ExitStack() as undo:
             undo.callback(self._tools.state.put_container, entry.record)
@@ -373,12 +376,6 @@ class Containers:
     def _close_session(self, session: str) -> None:
         with suppress(HotstartError):  # it may have ended by itself, everything being resident
             self._tools.pages.close(session, force=True)
-
-    def _reason(self, entry: _Entry) -> str:
-        condemned = failure_of(entry.directory.criu) or entry.record.reason
-        if condemned:
-            return condemned
-        return life.OUT_OF_MEMORY if life.out_of_memory(self.group(entry.record.name)) else ""
 
     def _discard(self, entry: _Entry) -> None:
         """Undo a start that came to nothing: processes, mounts, directory, record."""

@@ -260,6 +260,7 @@ class Node:
         view = self.parts.containers.wait(container, lambda: alive() and not self._ending.is_set())
         if view.exit_status is None:
             raise AgentEnding(f"{container} still runs, but its agent is going down")
+        self.parts.reads.require_executed(container)
         return view
 
     def remove(self, container: str) -> None:

@@ -20,6 +20,7 @@ from agent import warm_store
 from agent.cache_space import CacheSpace
 from agent.captures import Captures
 from agent.containers import Containers, Tools
+from agent.failed_reads import FailedReads
 from agent.filler import choose_filler
 from agent.long_call import LongCall
 from agent.mount_targets import MountTargets
@@ -105,6 +106,7 @@ class Parts:
         self.cache = Cache(root)
         self.filler = FillClient(root / "run" / "fill.sock")
         self.glancing = FillClient(root / "run" / "fill.sock", away_s=0.0, answer_s=GLANCE_S)
+        self.reads = FailedReads(self.filler.failures)
         self.pages = PageClient(root / "run" / "page.sock")
         chosen = choose_filler(root, filler, self.guard)
         self.images = ImageMounts(
@@ -141,17 +143,7 @@ class Parts:
     def _open_routes(self, root: Path) -> None:
         """Make the ways to *ready*: cold start, restore, capture."""
         self.key = node_key(root)
-        self.containers = Containers(
-            Tools(
-                root,
-                self.state,
-                self.programs,
-                self.images,
-                self.networks,
-                self.pages,
-                self.cgroup_parent,
-            )
-        )
+        self.containers = Containers(self._container_tools(root))
         cold = ColdStarter(
             ColdStartTools(
                 self.programs,
@@ -186,7 +178,20 @@ class Parts:
                 self.trusted,
                 self.fetched,
                 WeightsVolumes(self.images, self.cache),
+                self.reads,
             )
+        )
+
+    def _container_tools(self, root: Path) -> Tools:
+        return Tools(
+            root,
+            self.state,
+            self.programs,
+            self.images,
+            self.networks,
+            self.pages,
+            self.cgroup_parent,
+            self.reads,
         )
 
     def _restore_tools(self, root: Path) -> RestoreTools:

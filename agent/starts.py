@@ -16,6 +16,7 @@ from typing import Any
 
 from agent.container_errors import CloneRefused
 from agent.containers import Containers
+from agent.failed_reads import FailedReads
 from agent.long_call import CallPhases, LongCall
 from agent.records import ContainerRecord, HeldMount
 from agent.start import Start
@@ -68,6 +69,7 @@ class StartTools:
     trusted: Callable[[], Sequence[PublicKey]]
     fetched: Fetched
     weights: WeightsVolumes
+    reads: FailedReads
 
 
 @dataclass(slots=True)
@@ -271,6 +273,7 @@ class Starter:
         with (
             self._tools.containers.starting(record) as start,
             self._tools.weights.mounted(spec, attempt.call.notify) as weights,
+            self._tools.reads.explaining(record, (image.mount_spec(), *weights.specs)),
         ):
             self._prepare(start, attempt)
             started = self._tools.cold.start(
@@ -296,6 +299,7 @@ class Starter:
         self, snapshot: LoadedSnapshot, spec: ContainerSpec, attempt: _Attempt, *, alone: bool
     ) -> StartReport:
         config = snapshot.config
+        specs = (snapshot.image_spec(), snapshot.mount_spec())
         record = ContainerRecord(
             spec=spec,
             stage="starting",
@@ -313,6 +317,7 @@ class Starter:
         with (
             self._tools.containers.starting(record, alone=alone) as start,
             self._tools.weights.mounted(spec, attempt.call.notify) as weights,
+            self._tools.reads.explaining(record, (*specs, *weights.specs)),
         ):
             self._prepare(start, attempt)
             restored = self._tools.restorer().restore(
@@ -322,7 +327,6 @@ class Starter:
                 attempt.phases,
                 background_fill=attempt.background_fill,
             )
-            specs = (snapshot.image_spec(), snapshot.mount_spec())
             held = tuple(HeldMount(mount, config.read_ahead_kib) for mount in specs)
             record = replace(
                 record,

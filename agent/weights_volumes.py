@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from agent.records import HeldMount
 from lazyfs.cache import Cache
+from lazyfs.spec import MountSpec
 from runtime.container_spec import ContainerSpec, Volume
 from runtime.image_access import Images, Mounted
 from runtime.weights import READ_AHEAD_KIB, load_weights, tell_skipped
@@ -24,6 +25,11 @@ class MountedWeights:
     spec: ContainerSpec
     held: tuple[HeldMount, ...]
     mounts: tuple[Mounted, ...]
+
+    @property
+    def specs(self) -> tuple[MountSpec, ...]:
+        """What is mounted."""
+        return tuple(held.spec for held in self.held)
 
 
 class WeightsVolumes:

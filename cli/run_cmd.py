@@ -139,7 +139,10 @@ def _attach(client: AgentClient, name: str, *, stdout: str) -> int:
     try:
         for piece in client.logs(name, follow=True):
             write_piece(stdout if piece.stream == "stdout" else "stderr", piece.data)
-        return _status(client.wait(name).exit_status)
+        ended = client.wait(name)
+        if ended.reason:
+            say(f"hotstart: {name}: {ended.reason}")
+        return _status(ended.exit_status)
     except KeyboardInterrupt:
         say(f"hotstart: stopping {name}")
         return _status(client.stop(name).exit_status)

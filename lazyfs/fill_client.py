@@ -172,6 +172,11 @@ class FillClient:
         """Let chunks that came wrong twice be fetched again; returns how many."""
         return int(self._ask("lift_quarantine"))
 
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """Return why a reader last got an error, by device id: ReaderFailures' form."""
+        result: dict[str, dict[str, Any]] = self._ask("failures")
+        return result
+
     def stats(self) -> dict[str, dict[str, Any]]:
         """Return counters and sizes by device id."""
         result: dict[str, dict[str, Any]] = self._ask("stats")

@@ -35,6 +35,7 @@ from lazyfs.pieces import Piece, Purpose, State, Task, in_runs
 from lazyfs.quarantine import ChunkQuarantined
 from lazyfs.read_ahead import ReadAhead
 from lazyfs.read_around import ReadAround
+from lazyfs.reader_failures import ReaderFailures
 from lazyfs.surroundings import Surroundings
 from lazyfs.task_pool import TaskPool, run_logged
 
@@ -67,6 +68,7 @@ class FillEngine:
         """
         self.claims = Claims()
         self.demand = TaskPool("demand", DEMAND_THREADS)
+        self.failures = ReaderFailures()
         self._fetcher = fetcher
         self._patience_s = patience_s
         self._on_complete = on_complete
@@ -333,6 +335,7 @@ class FillEngine:
         if self.claims.settle(fault):
             fault.device.counters.errors += 1
             device = fault.device.device_id
+            self.failures.note(device, error)
             if not logged:
                 log.error("fault_failed", device=device, page=fault.first_page, error=error)
             fault.answer(error)

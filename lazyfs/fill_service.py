@@ -291,6 +291,10 @@ class FillService:
         """Let chunks that came wrong twice be fetched again; returns how many."""
         return self._fetcher.quarantine.lift()
 
+    def failures(self) -> dict[str, Any]:
+        """Return why a reader last got an error, by device id (reader_failures.py)."""
+        return self._engine.failures.to_json()
+
     def stats(self) -> dict[str, Any]:
         """Return counters and sizes by device id."""
         with self._lock:

@@ -66,6 +66,7 @@ def operations(service: FillService) -> dict[str, Operation]:
         "record_stop": lambda r: service.record_stop(r["names"]),
         "warm": lambda r: service.warm(r["store"]),
         "lift_quarantine": lambda _: service.lift_quarantine(),
+        "failures": lambda _: service.failures(),
         "stats": lambda _: service.stats(),
     }
 

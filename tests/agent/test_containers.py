@@ -9,6 +9,7 @@ import pytest
 from agent import containers as containers_module
 from agent.container_errors import STOPPED_AT_START, CloneRefused, NameTaken, StoppedAtStart
 from agent.containers import Containers, Tools
+from agent.failed_reads import FailedReads
 from agent.records import ContainerRecord, HeldMount
 from agent.state import State
 from hotstart.core.errors import HotstartError
@@ -46,7 +47,9 @@ class Node:
         monkeypatch.setattr(containers_module.life, "tear_down", lambda *_: None)
         group = SimpleNamespace(child=lambda name: self)
         programs = SimpleNamespace(runc="runc")
-        self.containers = Containers(Tools(root, self.state, programs, None, None, None, group))
+        self.containers = Containers(
+            Tools(root, self.state, programs, None, None, None, group, FailedReads(dict))
+        )
 
     def kill(self):
         self.killed.set()

@@ -8,6 +8,7 @@ import pytest
 
 from agent import starts
 from agent.container_errors import NameTaken, StoppedAtStart
+from agent.failed_reads import FailedReads
 from agent.long_call import LongCall
 from agent.starts import Starter, StartTools
 from agent.stateless_names import names_for, start_key, stateless_name
@@ -128,6 +129,7 @@ def tools_of(containers, restorer):
         trusted=tuple,
         fetched=dict,
         weights=WeightsVolumes(None, None),
+        reads=FailedReads(dict),
     )
 
 
