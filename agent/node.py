@@ -205,7 +205,7 @@ class Node:
     def _mount_spec(self, store_url: str, reference: str, call: Call) -> MountSpec:
         """Return what a reference, or the URL of a bucket of weights, names."""
         if not is_weights_url(reference):
-            manifest = pulls.manifest_of(self.parts.stores.get(store_url), reference)
+            manifest = pulls.manifest_of(self.parts.pulled.store(store_url, call.notify), reference)
             return MountSpec.of(manifest, store_url)
         weights = load_weights(reference, self.parts.cache)
         tell_skipped(weights, call.notify)

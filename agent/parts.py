@@ -25,6 +25,7 @@ from agent.filler import choose_filler
 from agent.long_call import LongCall
 from agent.mount_targets import MountTargets
 from agent.observation import GLANCE_S
+from agent.pulled import Pulled
 from agent.shown_mounts import ShownMount, shown_mounts, view_of
 from agent.starts import Starter, StartTools
 from agent.state import State
@@ -88,6 +89,7 @@ class Parts:
         self.root = root
         self._environment = environment
         self.stores = StorePool()
+        self.pulled = Pulled(root / "pulled", self.stores.get)
         with ExitStack() as undo:
             self._open(root, filler, undo)
             self._closing = undo.pop_all()
@@ -174,7 +176,7 @@ class Parts:
                 self.containers,
                 cold,
                 lambda: self.restores.restorer,
-                self.stores.get,
+                self.pulled.store,
                 self.trusted,
                 self.fetched,
                 WeightsVolumes(self.images, self.cache),

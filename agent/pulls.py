@@ -63,7 +63,9 @@ def pull(parts: Parts, store_url: str, reference: str, call: Call) -> PullReport
         return sum(stats[one]["bytes_local"] for one in sizes if one in stats)
 
     plans = [(spec.manifest, EverythingPlan()) for spec in specs]
-    return _fetch(parts, _Wanted("pull", manifest, specs, plans, total, local, total), call)
+    report = _fetch(parts, _Wanted("pull", manifest, specs, plans, total, local, total), call)
+    parts.pulled.keep(store_url, reference, manifest)
+    return report
 
 
 def warm(parts: Parts, store_url: str, reference: str, call: Call) -> PullReport:

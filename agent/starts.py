@@ -60,12 +60,15 @@ class LimitsForeign(UserError):
 
 @dataclass(frozen=True, slots=True)
 class StartTools:
-    """What every start of one node uses. ``fetched``: bytes read of the store, by device."""
+    """What every start of one node uses. ``fetched``: bytes read of the store, by device.
+
+    ``open_store`` tells its second argument when what was pulled stands in for the store.
+    """
 
     containers: Containers
     cold: ColdStarter
     restorer: Callable[[], Restorer]
-    open_store: Callable[[str], Store]
+    open_store: Callable[[str, Callable[[str], None]], Store]
     trusted: Callable[[], Sequence[PublicKey]]
     fetched: Fetched
     weights: WeightsVolumes
@@ -198,7 +201,7 @@ class Starter:
             parse_probe(spec.ready)  # before a fallback could take it for the snapshot's fault
         phases = CallPhases(call)
         fetched = self._tools.fetched()
-        store = self._tools.open_store(store_url)
+        store = self._tools.open_store(store_url, call.notify)
         return _Attempt(store, reference, spec, background_fill, call, phases, fetched)
 
     def _stateless(self, image: LoadedImage, attempt: _Attempt) -> LoadedSnapshot | None:

@@ -125,7 +125,7 @@ def tools_of(containers, restorer):
         containers=containers,
         cold=Cold(),
         restorer=lambda: restorer,
-        open_store=lambda url: SimpleNamespace(url=url),
+        open_store=lambda url, tell: SimpleNamespace(url=url),
         trusted=tuple,
         fetched=dict,
         weights=WeightsVolumes(None, None),
