@@ -64,8 +64,8 @@ def _plain(error_class: type[HotstartError]) -> Callable[[str, str], HotstartErr
 
 
 TABLE = (
-    Row("not_ready", ("NotReady", "ContainerNotReady"), grpc.StatusCode.DEADLINE_EXCEEDED,
-        _plain(ContainerNotReady)),
+    Row("not_ready", ("NotReady", "ContainerNotReady", "GoldenUnanswered"),
+        grpc.StatusCode.DEADLINE_EXCEEDED, _plain(ContainerNotReady)),
     Row("not_found", ("NotFound",), grpc.StatusCode.NOT_FOUND, NotFound),
     Row("conflict", ("Conflict",), grpc.StatusCode.ALREADY_EXISTS, Conflict),
     Row("user", ("UserError",), grpc.StatusCode.INVALID_ARGUMENT, UserError),

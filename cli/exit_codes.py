@@ -38,8 +38,9 @@ TABLE = (
     ExitCode(
         106,
         "not_ready",
-        ("NotReady", "ContainerNotReady"),
-        "the container did not become ready; nothing is left running",
+        ("NotReady", "ContainerNotReady", "GoldenUnanswered"),
+        "the container did not become ready, and nothing is left running; "
+        "or a golden request got no answer",
     ),
     ExitCode(107, "failed", ("HotstartError",), "a step failed that should not have; see the log"),
     ExitCode(REPAIRED, "repaired", (), "verify found wrong bytes in the cache and repaired them"),

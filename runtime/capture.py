@@ -57,6 +57,7 @@ from runtime.snapshot_manifest import (
 )
 from runtime.store_pages import StorePages
 from runtime.thaw import environment, make_resident
+from runtime.tracers import traced_by
 from snapshotter.bundle_builder import make_bundle
 from snapshotter.dump_directory import DumpDirectory, frozen_ms
 from snapshotter.dump_reasons import explain
@@ -208,6 +209,8 @@ class Capturer:
             reason = err.reason
             if dump_log.is_file():
                 reason = str(explain(dump_log.read_text(errors="replace")))
+            group = self._tools.cgroup_parent.child(directory.name)
+            reason = traced_by(group.processes()) or reason
             raise CaptureFailed(directory.name, reason) from err
         finally:
             write_criu_config(directory)

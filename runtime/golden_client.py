@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from hotstart.core.errors import Unavailable
+from hotstart.core.errors import HotstartError
 from hotstart.kernel.namespaces import call_in_network
 from snapshotter.golden import Answer, GoldenRequest
 
 MAX_ANSWER_BYTES = 64 << 20
 
 
-class GoldenUnanswered(Unavailable):
+class GoldenUnanswered(HotstartError):
     """A golden request got no answer: refused, reset, too slow, or larger than allowed."""
 
     def __init__(self, request: GoldenRequest, why: str) -> None:
@@ -68,9 +68,19 @@ def _ask(request: GoldenRequest, timeout_s: float) -> Answer:
         response = connection.getresponse()
         body = response.read(MAX_ANSWER_BYTES + 1)
     except (OSError, http.client.HTTPException) as err:
-        raise GoldenUnanswered(request, f"{type(err).__name__}: {err}") from err
+        raise GoldenUnanswered(request, _why(err, request.port, timeout_s)) from err
     finally:
         connection.close()
     if len(body) > MAX_ANSWER_BYTES:
         raise GoldenUnanswered(request, f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
     return Answer(response.status, body)
+
+
+def _why(err: Exception, port: int, timeout_s: float) -> str:
+    if isinstance(err, ConnectionRefusedError):
+        return f"nobody listens on port {port} in the container"
+    if isinstance(err, TimeoutError):
+        return f"no answer within {timeout_s:g} s"
+    if isinstance(err, http.client.HTTPException):
+        return f"the answer is not HTTP: {type(err).__name__}: {err}"
+    return f"no whole answer: {err}"

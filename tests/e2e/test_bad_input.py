@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.conftest import SLEEP, answers, ask
 from tests.requires import requires
+from tests.tracer import tracing
 
 pytestmark = [
     pytest.mark.e2e,
@@ -295,6 +296,24 @@ def test_a_process_that_cannot_be_dumped_runs_on(hotstart, port):
         assert ask(port)["count"] == 0
         assert "bad:v1" not in hotstart.ok("images").out
         hotstart.ok("stop", "web")
+
+
+@requires("criu", "userfaultfd_events")
+def test_a_traced_process_and_an_unanswered_golden_request_are_told_plainly(
+    hotstart, port, scratch
+):
+    hotstart.ok(
+        "run", "server:v1", "-d", "--name", "web", "-p", f"{port}:8000",
+        "--ready", "http://127.0.0.1:8000/",
+    )  # fmt: skip
+    golden = scratch / "golden.json"
+    golden.write_text('{"path": "/", "port": 9}')
+    result = hotstart("snapshot", "web", "-t", "bad:v1", "--golden", golden, "--json")
+    refused(result, NOT_READY, "golden request GET :9/: nobody listens on port 9")
+    with tracing(hotstart.container("web")["pid"]):
+        result = hotstart("snapshot", "web", "-t", "bad:v1", "--json")
+    refused(result, FAILED, "its process 1 (python3) is traced by", "still runs")
+    assert ask(port)["count"] == 0
 
 
 @requires("criu", "userfaultfd_events")

@@ -62,7 +62,7 @@ def test_several_requests_are_sent_in_order(network, port):
 
 
 def test_nobody_listening_is_told_with_the_request_named(network):
-    with pytest.raises(GoldenUnanswered, match=r"POST :9/embed: ConnectionRefused"):
+    with pytest.raises(GoldenUnanswered, match=r"POST :9/embed: nobody listens on port 9 in"):
         send(GoldenRequest("POST", "/embed", 9), network, no_exec)
 
 
