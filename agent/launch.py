@@ -8,7 +8,9 @@ be. Two callers may start it at once: the lock lets one through, the other waits
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import re
 import sys
 import threading
 import time
@@ -18,15 +20,19 @@ from pathlib import Path
 import agent
 from agent.client import AgentClient, socket_of
 from agent.values import FillerName
-from hotstart.core.errors import HotstartError, Unavailable, UserError
+from hotstart.core.errors import HotstartError, Unavailable, Unsupported, UserError
 from hotstart.core.run import DEVNULL, Process, spawn
 from hotstart.kernel.pidfd import ProcessIdentity
 
 LOCK_TAKEN_STATUS = 75
 """Exit status of an agent that finds the root locked by another (EX_TEMPFAIL, sysexits.h)."""
 
+UNSUPPORTED_STATUS = 69
+"""Exit status of an agent that this host lacks something for (EX_UNAVAILABLE, sysexits.h)."""
+
 START_TIMEOUT_S = 60.0
 _POLL_S = 0.02
+_REASON = re.compile(r' reason=("(?:[^"\\]|\\.)*")$')
 _PROBE_TIMEOUT_S = 5.0
 
 
@@ -170,9 +176,7 @@ def _await(client: AgentClient, process: Process | None, root: Path) -> None:
             client.status(timeout_s=_PROBE_TIMEOUT_S)
         except Unavailable:
             if process is not None and process.poll() not in (None, LOCK_TAKEN_STATUS):
-                raise AgentDidNotStart(
-                    f"the agent of {root} ended with status {process.returncode}: {_last(root)}"
-                ) from None
+                raise _not_started(root, process.returncode) from None
             if process is None and not is_running(root):
                 raise NoAgent(root) from None
             if time.monotonic() > deadline:
@@ -182,10 +186,19 @@ def _await(client: AgentClient, process: Process | None, root: Path) -> None:
             return
 
 
+def _not_started(root: Path, status: int) -> HotstartError:
+    if status == UNSUPPORTED_STATUS:
+        return Unsupported(f"the agent of {root} cannot run: {_last(root)}; see hotstart doctor")
+    return AgentDidNotStart(f"the agent of {root} ended with status {status}: {_last(root)}")
+
+
 def _last(root: Path) -> str:
-    """Return the last line of the agent's log."""
+    """Return the reason in the last line of the agent's log, or that line."""
     try:
         lines = (root / "agent.log").read_text(errors="replace").strip().splitlines()
     except OSError:
         return "it left no log"
-    return lines[-1] if lines else "its log is empty"
+    if not lines:
+        return "its log is empty"
+    reason = _REASON.search(lines[-1])
+    return str(json.loads(reason[1])) if reason else lines[-1]

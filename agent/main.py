@@ -8,8 +8,8 @@ it can't. SIGTERM and SIGINT end it and leave containers, mounts and keepers as 
 Once the root is let go the process is gone: a call that a client has left, or a store that is
 asked in vain, keeps nobody waiting.
 
-Exit status: 0 ended as asked, 1 could not start (the log's last line says why), 75 the root is
-locked by another agent.
+Exit status: 0 ended as asked, 1 could not start (the log's last line says why), 69 this host lacks
+something (likewise), 75 the root is locked by another agent.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ import grpc
 
 from agent import warm_store
 from agent.client import CHANNEL_OPTIONS, socket_of
-from agent.launch import LOCK_TAKEN_STATUS, make_root
+from agent.launch import LOCK_TAKEN_STATUS, UNSUPPORTED_STATUS, make_root
 from agent.node import Node, version
 from agent.proto.generated import hotstart_pb2_grpc as pb_grpc
 from agent.service import Service
 from agent.values import METRICS_VARIABLE, QUOTA_VARIABLE, STORE_VARIABLE, FillerName
-from hotstart.core.errors import HotstartError
+from hotstart.core.errors import HotstartError, Unsupported
 from hotstart.core.log import configure, get_logger
 from hotstart.kernel.cgroup import Group
 from lazyfs.cache_quota import parse_quota, write_quota
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return LOCK_TAKEN_STATUS
     except HotstartError as err:
         log.error("agent_failed", reason=err)  # noqa: TRY400  # the sentence says it all
-        return 1
+        return UNSUPPORTED_STATUS if isinstance(err, Unsupported) else 1
     except Exception:
         logging.getLogger(__name__).exception("agent_broken")
         return 1

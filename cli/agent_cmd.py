@@ -8,6 +8,7 @@ import click
 
 from agent.launch import (
     LOCK_TAKEN_STATUS,
+    UNSUPPORTED_STATUS,
     AgentDidNotStart,
     await_end,
     connect,
@@ -30,7 +31,7 @@ from cli.mount_cmd import FILLERS
 from cli.output import say, show, show_json
 from cli.parameters import Finite, Parsed
 from cli.settings import Settings
-from hotstart.core.errors import Conflict
+from hotstart.core.errors import Conflict, Unsupported
 from hotstart.kernel.pidfd import ProcessIdentity
 
 _PATIENCE = click.option(
@@ -102,6 +103,8 @@ def run(
         raise Conflict(
             f"another agent runs for {settings.root}", "end it first: hotstart agent stop"
         )
+    if status == UNSUPPORTED_STATUS:
+        raise Unsupported("the agent cannot run here; its last line says why; see hotstart doctor")
     if status != 0:
         raise AgentDidNotStart("the agent could not start; its last line says why")
     return 0

@@ -71,7 +71,9 @@ def build(
 
 def _is_missing(source: str, named: str) -> bool:
     """Tell whether an error about ``named`` is about the whole source, which isn't there."""
-    return named in (source, source.partition(":")[2]) and not os.path.lexists(named)
+    kind, _, rest = source.partition(":")
+    path = rest if kind in ("oci", "oci-archive", "docker-archive") else source
+    return named == path and not os.path.lexists(path)
 
 
 def _tell(settings: Settings, reference: str, result: BuildResult) -> None:

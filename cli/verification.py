@@ -23,14 +23,14 @@ from hotstart.core.errors import IntegrityError, NotFound
 from hotstart.core.progress import Progress, ProgressSink
 from hotstart.core.span import Span
 from hotstart.store import media_types
-from hotstart.store.blob_store import BlobNotFound, Content
+from hotstart.store.blob_store import BlobNotFound, Content, StoreMissing
 from hotstart.store.bundle import BundleIndex, Frame
 from hotstart.store.chunk_table import Chunk, ChunkTable
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.layers import DeviceDescriptor, raw_digest, raw_size
 from hotstart.store.manifest import ImageManifest, SnapshotManifest
 from hotstart.store.packs import decode_verified
-from hotstart.store.references import ReferenceName
+from hotstart.store.references import ReferenceName, ReferenceNotFound
 from hotstart.store.relocating import find_relocation
 from hotstart.store.relocation import Relocation
 from hotstart.store.signing import PublicKey, verify
@@ -210,7 +210,7 @@ class Verifier:
         except IntegrityError as err:
             self._note(f"{where}: {err}")
         except NotFound as err:
-            if where.startswith("manifest of "):
+            if isinstance(err, ReferenceNotFound | StoreMissing):
                 raise
             self._note(f"{where}: {err}")
 

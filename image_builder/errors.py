@@ -5,7 +5,7 @@ All are the caller's to repair, except a digest mismatch, which is core's ``Dige
 
 from __future__ import annotations
 
-from hotstart.core.errors import UserError
+from hotstart.core.errors import IntegrityError, UserError
 
 
 def show(path: bytes) -> str:
@@ -24,6 +24,15 @@ class SourceInvalid(UserError):
 
     def __init__(self, source: str, problem: str, hint: str = SAVE_AGAIN) -> None:
         super().__init__(f"{source}: {problem}", hint)
+        self.source = source
+        self.problem = problem
+
+
+class SourceDamaged(IntegrityError):
+    """The source's bytes are not what their format promises, so something happened to them."""
+
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(f"{source}: {problem}; get or save it anew")
         self.source = source
         self.problem = problem
 

@@ -24,7 +24,7 @@ import zstandard
 from hotstart.core.digest import Digest, DigestMismatch
 from hotstart.core.errors import UserError
 from image_builder.archive_file import ArchiveBytes
-from image_builder.errors import LimitExceeded, SourceInvalid
+from image_builder.errors import LimitExceeded, SourceDamaged, SourceInvalid
 from image_builder.limits import Limits
 
 _STEP = 1 << 20
@@ -158,7 +158,7 @@ def _gunzip(hashed: _Hashed) -> Iterator[bytes]:
         try:
             part = stream.decompress(waiting, 4 * _STEP)
         except zlib.error as err:
-            raise SourceInvalid(name, f"damaged gzip data: {err}") from err
+            raise SourceDamaged(name, f"damaged gzip data: {err}") from err
         if part:
             yield part
         if stream.eof:
@@ -170,7 +170,7 @@ def _gunzip(hashed: _Hashed) -> Iterator[bytes]:
             continue
         waiting = stream.unconsumed_tail or hashed.next()
         if not waiting and not part:
-            raise SourceInvalid(name, "truncated: the gzip data has no end")
+            raise SourceDamaged(name, "truncated: the gzip data has no end")
 
 
 def _unzstd(hashed: _Hashed) -> Iterator[bytes]:
@@ -185,7 +185,7 @@ def _unzstd(hashed: _Hashed) -> Iterator[bytes]:
             while part := stream.read(4 * _STEP):
                 yield part
     except zstandard.ZstdError as err:
-        raise SourceInvalid(name, f"damaged zstd data: {err}") from err
+        raise SourceDamaged(name, f"damaged zstd data: {err}") from err
 
 
 class _Reader:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from hotstart.core.digest import Digest
-from hotstart.core.errors import NotFound, Unavailable, UserError
+from hotstart.core.errors import IntegrityError, NotFound, Unavailable, UserError
 from hotstart.core.span import Span
 
 Content: TypeAlias = bytes | memoryview
@@ -37,8 +37,8 @@ class BlobNotFound(NotFound):
         self.digest = digest
 
 
-class SpanOutside(UserError):
-    """A span reaches beyond the end of its blob."""
+class SpanOutside(IntegrityError):
+    """A span reaches beyond the end of its blob, which is shorter than whatever names it says."""
 
     def __init__(self, store_url: str, digest: Digest, span: Span) -> None:
         super().__init__(f"{store_url}: blob {digest} has no bytes {span.offset}..{span.end}")

@@ -8,7 +8,7 @@ import pytest
 
 from agent import launch
 from agent.launch import NoAgent, NotRoot, await_end, connect, is_running
-from hotstart.core.errors import Unavailable
+from hotstart.core.errors import Unavailable, Unsupported
 from hotstart.core.run import run
 from hotstart.kernel.pidfd import ProcessIdentity
 
@@ -62,3 +62,18 @@ def test_an_agent_is_waited_for_until_its_process_is_gone(tmp_path):
     """It lets go of its lock a moment earlier."""
     with pytest.raises(Unavailable, match="did not end"):
         await_end(tmp_path, ProcessIdentity.of(os.getpid()), timeout_s=0.05)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(launch.UNSUPPORTED_STATUS, Unsupported), (1, launch.AgentDidNotStart)]
+)
+def test_why_an_agent_could_not_start_is_told_in_its_kind(status, kind, tmp_path, monkeypatch):
+    log = 'echo \'2026-01-01 E __main__ agent_failed reason="setsid is not installed"\' > "$0"'
+    script = f"{log}; exit {status}"
+    command = ["/bin/sh", "-c", script, str(tmp_path / "agent.log")]
+    monkeypatch.setattr(launch, "agent_command", lambda root, filler: command)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(kind) as caught:
+        launch.ensure(tmp_path, environment=dict(os.environ))
+    assert "setsid is not installed" in str(caught.value)
+    assert "agent_failed" not in str(caught.value)

@@ -134,7 +134,14 @@ def test_ps_and_help_import_neither_image_builder_nor_rich(tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    [["run", "app:v1"], ["agent", "start"], ["pull", "app:v1"], ["agent", "run"]],
+    [
+        ["run", "app:v1"],
+        ["agent", "start"],
+        ["pull", "app:v1"],
+        ["agent", "run"],
+        ["bench", "cold-start"],
+        ["bench", "fs", "--quick"],
+    ],
     ids=" ".join,
 )
 def test_who_is_not_root_is_told_so_before_anything_is_made(words, tmp_path, capsys, monkeypatch):

@@ -23,6 +23,7 @@ from hotstart.store.trace import Trace, TraceSpan
 from image_builder.build import build
 from tests.fakes.built_images import bring_home
 from tests.fakes.memory_store import memory_store
+from tests.image_builder.archives import Layout, layer, member
 from tests.image_builder.last_pack import without_its_last_pack
 
 
@@ -365,3 +366,36 @@ def test_verify_fails_when_neither_store_nor_cache_is_right(call, local, tmp_pat
     status, _, err = call("verify", "team/app:v1")
     assert status == 104
     assert "1 dropped" in err
+
+
+def blob_of(tmp_path, digest):
+    return tmp_path / "root" / "store" / "blobs" / "sha256" / str(digest).removeprefix("sha256:")
+
+
+def test_a_truncated_chunk_table_is_wrong_bytes_to_inspect(call, built, tmp_path):
+    store = open_store(str(tmp_path / "root" / "store"))
+    (device,) = load(store, ReferenceName.parse("team/app:v1")).manifest.devices
+    table = blob_of(tmp_path, device.table.digest)
+    table.chmod(0o644)
+    os.truncate(table, 40)
+    status, _, err = call("inspect", "team/app:v1")
+    assert status == 104
+    assert f"blob {device.table.digest} has no bytes" in err
+
+
+def test_a_manifest_that_is_missing_is_a_problem_to_verify_as_any_blob_is(call, built, tmp_path):
+    blob_of(tmp_path, built).unlink()
+    status, _, err = call("verify", "team/app:v1")
+    assert status == 104
+    assert "manifest of team/app:v1: " in err
+    assert call("verify", "team/none:v1")[0] == 101
+
+
+def test_an_archive_that_is_there_and_wrong_is_not_called_missing(call, tmp_path):
+    made = Layout()
+    made.index(made.image([layer(member("app"))], {"Cmd": "/app"}))
+    source = f"oci-archive:{made.archive(tmp_path / 'image.tar')}"
+    status, _, err = call("build", source, "-t", "a:1")
+    assert status == 100
+    assert "Cmd of the image's config is not a list of texts" in err
+    assert call("build", f"oci-archive:{tmp_path / 'none'}", "-t", "a:1")[0] == 101

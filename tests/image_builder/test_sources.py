@@ -210,6 +210,14 @@ def test_a_damaged_blob_is_found_and_nothing_is_published(layout, tmp_path, chan
     assert list(store.references.names()) == []
 
 
+@pytest.mark.parametrize("how", ["gzip", "zstd"])
+def test_a_compressed_layer_with_a_flipped_byte_is_wrong_bytes(tmp_path, how):
+    made = Layout()
+    made.index(made.image(LAYERS[:1], CONFIG, how=how))
+    with pytest.raises(IntegrityError):
+        publish(damaged(made, tmp_path, flip_largest))
+
+
 def test_a_layer_that_is_not_the_one_of_the_config_is_refused(tmp_path):
     archive = docker_archive(tmp_path / "docker.tar", LAYERS)
     content = archive.read_bytes()
