@@ -25,9 +25,22 @@ from hotstart.core.errors import (
 from runtime.container_spec import ContainerSpec
 from runtime.loaded_snapshot import LoadedSnapshot, MemoryTooSmall
 
+FILES = SimpleNamespace(devices=())
 IMAGE = SimpleNamespace(
-    reference="app:v1", digest=Digest.of(b"image"), config={"config": {"Cmd": ["/app"]}}
+    reference="app:v1",
+    digest=Digest.of(b"image"),
+    config={"config": {"Cmd": ["/app"]}},
+    mount_spec=lambda: FILES,
 )
+
+
+def manifest_of(digest):
+    """A snapshot's manifest, of IMAGE, with no files at all."""
+    target = SimpleNamespace(digest=digest)
+    files = SimpleNamespace(descriptor=lambda: target, bootstrap=None, devices=())
+    return SimpleNamespace(
+        **vars(files), subject=SimpleNamespace(digest=IMAGE.digest), image=lambda: files
+    )
 
 
 class StartedCold(HotstartError):
@@ -100,12 +113,7 @@ def config():
 @pytest.fixture
 def manifest():
     """The manifest of that snapshot."""
-    target = SimpleNamespace(digest=Digest.of(b"snapshot"))
-    return SimpleNamespace(
-        subject=SimpleNamespace(digest=IMAGE.digest),
-        descriptor=lambda: target,
-        image=lambda: None,
-    )
+    return manifest_of(Digest.of(b"snapshot"))
 
 
 @pytest.fixture
@@ -244,9 +252,7 @@ def restore_with(starter, containers, monkeypatch):
         argv=("/app",),
         stop_signal="SIGINT",
     )
-    manifest = SimpleNamespace(
-        descriptor=lambda: IMAGE, subject=SimpleNamespace(digest=IMAGE.digest)
-    )
+    manifest = manifest_of(IMAGE.digest)
     monkeypatch.setattr(
         starts,
         "load_snapshot",

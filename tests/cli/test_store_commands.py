@@ -394,8 +394,7 @@ def test_a_manifest_that_is_missing_is_a_problem_to_verify_as_any_blob_is(call, 
 def test_an_archive_that_is_there_and_wrong_is_not_called_missing(call, tmp_path):
     made = Layout()
     made.index(made.image([layer(member("app"))], {"Cmd": "/app"}))
-    source = f"oci-archive:{made.archive(tmp_path / 'image.tar')}"
-    status, _, err = call("build", source, "-t", "a:1")
+    status, _, err = call("build", f"oci-archive:{made.archive(tmp_path / 'i.tar')}", "-t", "a:1")
     assert status == 100
     assert "Cmd of the image's config is not a list of texts" in err
     assert call("build", f"oci-archive:{tmp_path / 'none'}", "-t", "a:1")[0] == 101
