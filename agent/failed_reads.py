@@ -49,21 +49,27 @@ class FailedReads:
         self._not_executed: dict[str, HotstartError] = {}
 
     def since_start(
-        self, record: ContainerRecord, specs: Iterable[MountSpec]
+        self, record: ContainerRecord, specs: Callable[[], Iterable[MountSpec]]
     ) -> HotstartError | None:
-        """Return the last failure of these images' devices since the start began, if any."""
-        own = {device.device_id for spec in specs for device in spec.devices}
+        """Return the last failure of these images' devices since the start began, if any.
+
+        ``specs`` is called if there is any failure at all.
+        """
         try:
-            failures = [one for device, one in self._ask().items() if device in own]
+            known = self._ask()
         except HotstartError:  # no worker, or one of before that keeps none
             return None
+        own = {device.device_id for spec in specs() for device in spec.devices} if known else ()
+        failures = [one for device, one in known.items() if device in own]
         last = max(failures, key=lambda one: int(one["at_ns"]), default=None)
         if last is None or int(last["at_ns"]) < record.created_ns:
             return None
         return _cause(record, last)
 
     @contextmanager
-    def explaining(self, record: ContainerRecord, specs: Iterable[MountSpec]) -> Iterator[None]:
+    def explaining(
+        self, record: ContainerRecord, specs: Callable[[], Iterable[MountSpec]]
+    ) -> Iterator[None]:
         """Raise, in place of an error that may come of a failed read, one that says which.
 
         Its kind is that of the failed read.
@@ -83,7 +89,7 @@ class FailedReads:
         self._not_executed.pop(record.name, None)
         if exit_status == 0:
             return ""
-        cause = self.since_start(record, [held.spec for held in record.mounts])
+        cause = self.since_start(record, lambda: [held.spec for held in record.mounts])
         if cause is None:
             return ""
         if any(_NOT_EXECUTED.fullmatch(line) for line in last_lines(directory, 1)):

@@ -276,7 +276,7 @@ class Starter:
         with (
             self._tools.containers.starting(record) as start,
             self._tools.weights.mounted(spec, attempt.call.notify) as weights,
-            self._tools.reads.explaining(record, (image.mount_spec(), *weights.specs)),
+            self._tools.reads.explaining(record, lambda: (image.mount_spec(), *weights.specs)),
         ):
             self._prepare(start, attempt)
             started = self._tools.cold.start(
@@ -302,7 +302,6 @@ class Starter:
         self, snapshot: LoadedSnapshot, spec: ContainerSpec, attempt: _Attempt, *, alone: bool
     ) -> StartReport:
         config = snapshot.config
-        specs = (snapshot.image_spec(), snapshot.mount_spec())
         record = ContainerRecord(
             spec=spec,
             stage="starting",
@@ -320,7 +319,9 @@ class Starter:
         with (
             self._tools.containers.starting(record, alone=alone) as start,
             self._tools.weights.mounted(spec, attempt.call.notify) as weights,
-            self._tools.reads.explaining(record, (*specs, *weights.specs)),
+            self._tools.reads.explaining(
+                record, lambda: (snapshot.image_spec(), snapshot.mount_spec(), *weights.specs)
+            ),
         ):
             self._prepare(start, attempt)
             restored = self._tools.restorer().restore(
@@ -330,6 +331,7 @@ class Starter:
                 attempt.phases,
                 background_fill=attempt.background_fill,
             )
+            specs = (snapshot.image_spec(), snapshot.mount_spec())
             held = tuple(HeldMount(mount, config.read_ahead_kib) for mount in specs)
             record = replace(
                 record,

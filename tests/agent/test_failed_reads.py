@@ -39,7 +39,7 @@ def reads(error, at_ns=1001, device=DEVICE.device_id):
 
 
 def raised(known, err):
-    with pytest.raises(HotstartError) as caught, known.explaining(RECORD, [MOUNT]):
+    with pytest.raises(HotstartError) as caught, known.explaining(RECORD, lambda: [MOUNT]):
         raise err
     return caught.value
 
