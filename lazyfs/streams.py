@@ -13,10 +13,10 @@ reader does with what was fetched for it is seen, not guessed.
   absent: what it reads was brought by somebody who knew (a start bundle, a trace, a pull).
 
 Many readers at once are many streams; those advanced longest ago are forgotten. The window of a
-stream is GROWTH times what it has proven, up to the limit that the link sets. It shrinks when a
-reader skips what was fetched for it; and each stream that ends having left more than it has used
-makes the device *cautious*: windows halve and the proof asked for doubles, until streams use what
-they are given again.
+stream is some times what it has proven (GROWTH), up to the limit that the link sets. It shrinks
+when a reader skips what was fetched for it; and each stream that ends having left more than it has
+used makes the device *cautious*: windows halve and the proof asked for doubles, until streams use
+what they are given again.
 
 There is no clock in here: equal accesses give equal answers. Not thread-safe.
 """
@@ -33,8 +33,9 @@ from hotstart.core.span import Span
 SEQUENTIAL_ACCESSES = 3
 STRIDED_TERMS = 4
 PROVEN_BYTES = 192 << 10
-GROWTH = 16
-"""Steep: on a far link each step of a window costs a round trip, in which nothing else flows."""
+GROWTH, FIRST_GROWTH, FIRST_BYTES = 4, 16, 8 << 20
+"""Steeper for windows up to FIRST_BYTES: on a far link each step costs a round trip in which
+nothing else flows. Not beyond: a reader of a few mebibytes is to bring a few times as much."""
 UNIT_BYTES = 4 << 20
 """A wide window moves on in steps of this, so that requests stay large."""
 SLACK_BYTES = 1 << 20
@@ -194,7 +195,8 @@ class Streams:
         if stream.stride:
             yield from self._terms(stream, limit_bytes)
             return
-        window = min(limit_bytes, (GROWTH * stream.run) >> self.caution)
+        window = max(GROWTH * stream.run, min(FIRST_GROWTH * stream.run, FIRST_BYTES))
+        window = min(limit_bytes, window >> self.caution)
         begin = max(stream.ahead, stream.position)
         end = min(self.size_bytes, stream.position + window)
         if end - begin >= min(UNIT_BYTES, window // 2) or begin < end == self.size_bytes:

@@ -5,7 +5,8 @@ import random
 
 from hotstart.core.span import PAGE, Span
 from lazyfs.streams import (
-    GROWTH,
+    FIRST_BYTES,
+    FIRST_GROWTH,
     MOST_CAUTION,
     MOST_STREAMS,
     PROVEN_BYTES,
@@ -39,7 +40,7 @@ def fetched(wanted):
 def test_a_sequential_reader_is_run_ahead_of_once_it_has_proven_itself():
     wanted = read(Streams(SIZE), sequence(0, 4 * MIB))
     assert not any(wanted[: PROVEN - 1])
-    assert wanted[PROVEN - 1] == [Span(PROVEN * EACH, GROWTH * PROVEN * EACH)]
+    assert wanted[PROVEN - 1] == [Span(PROVEN * EACH, FIRST_GROWTH * PROVEN * EACH)]
 
 
 def test_what_is_fetched_for_a_sequential_reader_is_all_that_lies_ahead_and_once():
@@ -55,7 +56,7 @@ def test_a_window_grows_with_what_the_reader_has_proven_up_to_what_the_link_need
     for access in sequence(0, 64 * MIB):
         stream, _ = streams.note(access, LIMIT)
         windows.append(stream.left() if stream else 0)
-    assert windows[8] <= GROWTH * 9 * EACH
+    assert windows[8] <= FIRST_BYTES
     assert max(windows) <= LIMIT
     assert windows[-1] > LIMIT - 2 * UNIT_BYTES
 
