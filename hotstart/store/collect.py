@@ -39,7 +39,7 @@ from hotstart.store.leases import (
     new_name,
 )
 from hotstart.store.live_spans import LiveSpans
-from hotstart.store.reach import Reach, trace_image
+from hotstart.store.reach import CollectionStopped, Reach, trace_image
 from hotstart.store.references import Reference
 from hotstart.store.rewrite import Plan, Rewrite, Rewriter
 from hotstart.store.stack import Store
@@ -155,14 +155,16 @@ class Collector:
                 return self._report(verdict)
 
     def _read_ahead(self, blobs: Sequence[StoredBlob], prepared: Sequence[Rewrite]) -> None:
-        """Read the manifests and tables that a pass will want, while no writer waits."""
-        reached = self._reach.of_references(self._reach.references())
+        """Read manifests, relocations and tables that a pass will want, while no writer waits."""
+        references = self._reach.references()
+        reached = self._reach.of_references(references)
         newest_ns = max((blob.modified_ns for blob in blobs), default=0)
         rest = [blob for blob in blobs if blob.digest not in reached]
         young = [blob for blob in rest if blob.modified_ns + self._grace_ns > newest_ns]
-        self._reach.of_young(young)
+        live = reached | {blob.digest for blob in young} | self._reach.of_young(young)
+        with suppress(CollectionStopped):  # the pass knows better what is needed, and says so
+            self._reach.standing_in(references, live)
         if prepared:
-            live = reached | {blob.digest for blob in young}
             self._live.add(self._reach.devices(live))
 
     def _pass(
@@ -180,7 +182,7 @@ class Collector:
                 return verdict, True
             if self._clock() > until_s:
                 raise StoreTooSlow(self._store.url)
-            self._remove_orphans(verdict.orphans)
+            self._remove_orphans(verdict.orphans, until_s)
             new = {digest for rewrite in prepared for digest in rewrite.blobs}
             garbage = [blob for blob in verdict.garbage if blob.digest not in new]
             is_done = self._remove(garbage, until_s) and not verdict.orphans
@@ -188,8 +190,11 @@ class Collector:
                 self._publish(prepared, verdict, until_s)
             return verdict, is_done
 
-    def _remove_orphans(self, orphans: Sequence[Reference]) -> None:
+    def _remove_orphans(self, orphans: Sequence[Reference], until_s: float) -> None:
+        """Remove weak references while there is time; what is left over the next pass finds."""
         for orphan in orphans:
+            if self._clock() > until_s:
+                return
             with suppress(Conflict, NotFound):
                 self._store.references.remove(orphan.name, orphan.version)
                 self._removed_traces += _traces([orphan])
@@ -220,7 +225,7 @@ class Collector:
         for rewrite in prepared:
             if self._clock() > until_s:
                 return
-            if self._rewriter.publish(rewrite, verdict.standing):
+            if self._rewriter.publish(rewrite, verdict.standing, lambda: self._clock() > until_s):
                 self._rewritten.append(rewrite.plan)
 
     @contextmanager

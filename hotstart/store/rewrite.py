@@ -14,7 +14,7 @@ pack; what is then too much is garbage of the next one.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
@@ -130,11 +130,13 @@ class Rewriter:
         relocations = (_relocation(name, plan, digest) for name in plan.live)
         return Rewrite(plan, tuple(relocations))
 
-    def publish(self, rewrite: Rewrite, standing: Standing) -> bool:
+    def publish(self, rewrite: Rewrite, standing: Standing, is_over: Callable[[], bool]) -> bool:
         """Let every name lead to the new pack, and remove the old one; only in a pass.
 
-        False if that would lose something, or the names have changed: then nothing is removed.
-        Raises what the store raises; each name leads to bytes that are there all the same.
+        False if that would lose something, the names have changed, or the pass ``is_over``: asked
+        before each change, since every request may have taken longer than others wait for a
+        collector. Then nothing is removed. Raises what the store raises; each name leads to bytes
+        that are there all the same.
         """
         if not self._loses_nothing(rewrite, standing):
             return False
@@ -144,10 +146,14 @@ class Rewriter:
             target = Descriptor.of(media_types.RELOCATION, content)
             blobs.put(target.digest, content)
             name = ReferenceName.relocation_of(relocation.source)
+            if is_over():
+                return False
             try:
                 self._store.references.swap(name, target, plan.versions[relocation.source])
             except Conflict:
                 return False
+        if is_over():
+            return False
         with suppress(NotFound):
             blobs.remove(plan.old.digest)
         return True

@@ -5,13 +5,16 @@ program is a function of the answers it gets, so two schedules that lead to the 
 same answers have the same future: it is looked at once. At every step any program may also crash:
 then nothing of it is done any more. A program that sleeps goes on when those it waits for have
 ended; if one of them has crashed, the store's clock then stands beyond its time.
+
+A collector may also *stall*: the answer to one step comes when others have taken it for dead.
 """
 
+import itertools
 import random
 import threading
 from contextlib import contextmanager
 
-from hotstart.store.leases import COLLECTOR_NS
+from hotstart.store.leases import COLLECTOR, COLLECTOR_NS, live
 from hotstart.store.stack import Store
 from tests.fakes.memory_store import memory_store
 
@@ -37,6 +40,8 @@ class Program:
         self.answers = []
         self.is_done = False
         self.is_crashed = False
+        self.is_stalling = False
+        self.stalled_at = None
         self.is_free = False
         self.error = None
         self.go = threading.Semaphore(0)
@@ -86,25 +91,31 @@ class Run:
             threading.Thread(target=self._live, args=(program,), daemon=True).start()
             self.arrived.acquire()
 
-    def choices(self, crashes):
-        """Who may go on, and who may crash, now."""
+    def choices(self, crashes, stalls=0):
+        """Who may go on, who may crash, and which collector may stall, now."""
         alive = [program for program in self.programs if not program.is_done]
         others_over = {
             program.name: all(p.is_done for p in self.programs if p.name.startswith("collector"))
             for program in alive
         }
-        able = [p for p in alive if p.at != "sleep" or others_over[p.name]]
+        is_dead = any(p.stalled_at is not None for p in self.programs) and not live(
+            self.model.leases.entries(), COLLECTOR, self.now_ns
+        )
+        able = [p for p in alive if p.at != "sleep" or others_over[p.name] or is_dead]
         steps = [(p.name, "step") for p in able]
         if sum(p.is_crashed for p in self.programs) < crashes:
             steps += [(p.name, "crash") for p in alive]
+        if sum(p.stalled_at is not None for p in self.programs) < stalls:
+            steps += [(p.name, "stall") for p in alive if p.name.startswith("collector")]
         return steps
 
     def take(self, choice):
-        """Let one program take one step, or crash."""
+        """Let one program take one step, which may be long, or crash."""
         name, what = choice
         program = next(p for p in self.programs if p.name == name)
         program.is_crashed = program.is_crashed or what == "crash"
         self.current = program
+        program.is_stalling = what == "stall"
         program.go.release()
         self.arrived.acquire()
 
@@ -117,7 +128,10 @@ class Run:
             frozenset(blobs.contents),
             frozenset((str(n), d) for n, d in references._documents.items()),
             frozenset(leases.objects.items()),
-            tuple((p.at, p.is_done, p.is_crashed, tuple(p.answers)) for p in self.programs),
+            tuple(
+                (p.at, p.is_done, p.is_crashed, p.stalled_at, tuple(p.answers))
+                for p in self.programs
+            ),
         )
 
     def end(self):
@@ -145,32 +159,61 @@ class Run:
             raise Crash
         return program
 
+    def _answered(self, program, answer):
+        """Before the program goes on; one that stalls gets its answer only then."""
+        program.answers.append(repr(answer))
+        if program.is_stalling:
+            program.is_stalling, program.stalled_at = False, len(program.answers)
+            self.now_ns += COLLECTOR_NS + 1
+
     def _gated(self, part, name):
-        gate = self._gate
 
         class Gated:
             url = part.url
             run = self
 
         for operation in _OPERATIONS[name]:
-            setattr(Gated, operation, staticmethod(_step(gate, part, name, operation)))
+            setattr(Gated, operation, staticmethod(_step(self, part, name, operation)))
         return Gated()
 
 
-def _step(gate, part, name, operation):
+def _step(run, part, name, operation):
     def call(*arguments, **options):
-        program = gate(f"{name}.{operation}{arguments}")
+        program = run._gate(f"{name}.{operation}{arguments}")
         try:
             answer = getattr(part, operation)(*arguments, **options)
         except Exception as err:
-            program.answers.append(repr(err))
+            run._answered(program, err)
             raise
         if operation in ("entries", "names", "digests"):
             answer = list(answer)
-        program.answers.append(repr(answer))
+        run._answered(program, answer)
         return iter(answer) if operation in ("names", "digests") else answer
 
     return call
+
+
+def stall_anywhere(new_run, check):
+    """Let the collector stall at each of its steps, and all others do all they can meanwhile.
+
+    The others begin when the collector has stalled, or they would have waited for it. Check each
+    end. Returns at how many steps it could stall.
+    """
+    for number in itertools.count():
+        run = new_run()
+        run.start()
+        path = [("collector", "step")] * number + [("collector", "stall")]
+        for choice in path:
+            if choice not in run.choices(0, stalls=1):
+                run.end()
+                return number
+            run.take(choice)
+        while steps := run.choices(0):
+            steps.sort(key=lambda step: step[0] == "collector")
+            path.append(steps[0])
+            run.take(steps[0])
+        check(run, path)
+    raise AssertionError
 
 
 def explore(new_run, check, *, crashes=0, at_most=None):

@@ -22,7 +22,7 @@ from hotstart.store.manifest import ImageManifest, parse_manifest
 from hotstart.store.publishing import current, move
 from hotstart.store.references import ReferenceName, encode_reference
 from hotstart.store.verdict import Judge
-from tests.store.interleavings import Run, explore
+from tests.store.interleavings import Run, explore, stall_anywhere
 
 X = b"what is borrowed"
 BASE, NEW = ReferenceName("base"), ReferenceName("new")
@@ -73,7 +73,9 @@ def remove_base(store):
 
 def run_collector(store):
     with suppress(CollectorRunning):
-        Collector(store, grace_s=0, removers=1, clock=lambda: 0.0).collect()
+        run = store.blobs.run
+        clock = lambda: run.now_ns / 1e9  # noqa: E731
+        Collector(store, grace_s=0, removers=1, clock=clock).collect()
 
 
 def old_garbage(store):
@@ -152,6 +154,12 @@ def test_what_a_writer_finds_there_stays_in_every_interleaving(new_run):
 @pytest.mark.parametrize("prepare", [old_garbage, old_base])
 def test_a_crash_at_any_instant_breaks_no_name(new_run, prepare):
     assert explore(lambda: new_run(prepare, SMALL), check, crashes=1) > 1000
+
+
+@pytest.mark.parametrize("prepare", [old_garbage, old_base])
+def test_a_collector_that_is_taken_for_dead_meanwhile_removes_nothing_more(new_run, prepare):
+    """One answer of the store takes longer than others wait; then the collector goes on."""
+    assert stall_anywhere(lambda: new_run(prepare, SMALL), check) > 5
 
 
 def test_what_is_borrowed_stays_though_its_name_is_removed(new_run):

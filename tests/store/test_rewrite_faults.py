@@ -103,6 +103,34 @@ def test_a_new_pack_that_another_collector_has_removed_is_not_led_to(store):
     assert read_name(store, "few") == content_of(FEW)
 
 
+@pytest.mark.parametrize("word", ["has", "put", "swap"])
+def test_a_pass_that_lasts_too_long_while_it_publishes_removes_nothing(store, word):
+    """Who has taken this collector for dead relies on the old pack by now."""
+    mostly_dead(store)
+    late_s = [0.0]
+    part = store.references if word == "swap" else store.blobs
+    late = Collector(store, grace_s=0, clock=lambda: late_s[0])
+    publish = late._rewriter.publish
+
+    answer = getattr(part, word)
+
+    def answer_late(*arguments, **options):
+        late_s[0] += 70.0
+        return answer(*arguments, **options)
+
+    def slowly(*arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(part, word, answer_late)
+            return publish(*arguments)
+
+    late._rewriter.publish = slowly
+    assert late.collect().rewritten.packs == 0
+    assert store.blobs.has(OLD.digest)
+    assert read_name(store, "few") == content_of(FEW)
+    assert gc(store).rewritten.packs == 1
+    assert read_name(store, "few") == content_of(FEW)
+
+
 def test_a_damaged_pack_is_left_as_it_is(store):
     mostly_dead(store)
     inner = store.blobs._inner

@@ -23,7 +23,7 @@ from hotstart.store.references import ReferenceName, encode_reference
 from hotstart.store.relocating import RelocatingBlobs
 from hotstart.store.rewrite import Rewriter
 from tests.fakes.memory_store import memory_store
-from tests.store.interleavings import Run, explore
+from tests.store.interleavings import Run, explore, stall_anywhere
 from tests.store.small_images import (
     Pack,
     content_of,
@@ -46,9 +46,15 @@ def relocating(store):
     return replace(store, blobs=RelocatingBlobs(store.blobs, store.references))
 
 
+def collector_of(store, kind=Collector):
+    """Its clock goes as the store's: it stands still unless somebody stalls or has crashed."""
+    run = store.blobs.run
+    return kind(relocating(store), grace_s=0, removers=1, clock=lambda: run.now_ns / 1e9)
+
+
 def run_collector(store):
     with suppress(CollectorRunning):
-        Collector(relocating(store), grace_s=0, removers=1, clock=lambda: 0.0).collect()
+        collector_of(store).collect()
 
 
 class StepwisePasses(Collector):
@@ -65,7 +71,7 @@ class StepwisePasses(Collector):
 def run_passes(store):
     """A collector that has looked at everything and written the new pack before others begin."""
     with store.blobs.run.at_once():
-        StepwisePasses(relocating(store), grace_s=0, removers=1, clock=lambda: 0.0).collect()
+        collector_of(store, StepwisePasses).collect()
 
 
 def read_twice(store):
@@ -229,6 +235,16 @@ def test_a_reader_gets_its_bytes_though_a_collector_crashes_and_another_goes_on(
 def test_a_writer_of_the_pack_itself_keeps_it(new_run, prepare):
     ends = Ends(check_all_succeed, prepare)
     explore(lambda: new_run(prepare, AGAIN), ends, at_most=SAMPLE)
+    assert ends.rewritten
+
+
+@each_time
+def test_a_collector_that_is_taken_for_dead_meanwhile_removes_nothing_under_a_writer(
+    new_run, prepare
+):
+    """One answer of the store takes longer than others wait; then the collector goes on."""
+    ends = Ends(check, prepare)
+    assert stall_anywhere(lambda: new_run(prepare, AGAIN), ends) > 10
     assert ends.rewritten
 
 
