@@ -14,9 +14,10 @@ from cli.agents import open_known_agent
 from cli.command import HotstartCommand
 from cli.output import say, show, show_json
 from cli.settings import Settings
-from hotstart.core.errors import Conflict, NotFound
+from hotstart.core.errors import Conflict, NotFound, UserError
 from hotstart.store.publishing import retire
 from hotstart.store.references import (
+    RELOCATION_PREFIX,
     SNAPSHOT_PREFIX,
     ReferenceName,
     ReferenceNameInvalid,
@@ -55,8 +56,14 @@ def _remove_reference(settings: Settings, name: str, *, anything: bool) -> None:
     ``anything``: the caller did not say that it is a reference, so it might have been a container.
     """
     store = open_store(settings.store_url, create=False)
+    parsed = ReferenceName.parse(name)
+    if parsed.repository.startswith(RELOCATION_PREFIX):
+        raise UserError(
+            f"{name} tells where a rewritten pack lies, and images that need it would be lost",
+            "remove those images; hotstart gc then removes it with the pack",
+        )
     try:
-        reference = store.references.get(ReferenceName.parse(name))
+        reference = store.references.get(parsed)
     except ReferenceUnreadable as err:
         store.references.remove(err.name, err.version)
         say(f"hotstart: {err}; it is removed, and nobody knows what it named")

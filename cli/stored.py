@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hotstart.core.errors import IntegrityError
-from hotstart.store.manifest import Manifest, SnapshotManifest, parse_manifest
+from hotstart.store.manifest import Manifest, SnapshotManifest, read_manifest
 from hotstart.store.references import Reference, ReferenceName
 from hotstart.store.stack import Store
 
@@ -35,11 +34,4 @@ def load(store: Store, name: ReferenceName) -> Stored:
     are said to be.
     """
     reference = store.references.get(name)
-    content = bytes(store.blobs.read(reference.target.digest))
-    reference.target.digest.check(content, f"{store.url}: manifest of {name}")
-    if len(content) != reference.target.size:
-        raise IntegrityError(
-            f"{store.url}: reference {name} says {reference.target.size} bytes, "
-            f"its manifest has {len(content)}"
-        )
-    return Stored(reference, parse_manifest(content))
+    return Stored(reference, read_manifest(store.blobs, reference.target))

@@ -13,14 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from hotstart.core.digest import Digest
 from hotstart.core.errors import HotstartError, Unavailable
 from hotstart.core.log import get_logger
 from hotstart.core.progress import NullSink, ProgressSink
 from hotstart.store import media_types
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.leased import Writer, leased
-from hotstart.store.manifest import DeviceDescriptor, ImageManifest, parse_manifest
+from hotstart.store.manifest import DeviceDescriptor, ImageManifest, read_manifest
 from hotstart.store.publishing import move
 from hotstart.store.references import ReferenceChanged, ReferenceName
 from hotstart.store.stack import Store
@@ -73,7 +72,9 @@ def build(
             opened.config, options, architecture=host_architecture(), name=source
         )
         # Held before the base is read: what is borrowed from it must not vanish meanwhile.
-        writer = stack.enter_context(leased(store, (base_manifest,) if base_manifest else ()))
+        writer = stack.enter_context(
+            leased(store, (base_manifest.digest,) if base_manifest else ())
+        )
         built = build_tree(
             opened.tree,
             writer.store,
@@ -138,22 +139,22 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def base_of(store: Store, reference: str) -> Digest:
+def base_of(store: Store, reference: str) -> Descriptor:
     """Return the manifest of an image or snapshot. Raises ReferenceNotFound and others."""
-    return store.references.get(ReferenceName.parse(reference)).target.digest
+    return store.references.get(ReferenceName.parse(reference)).target
 
 
 def touched_chunks(store: Store, reference: str) -> TouchedChunks:
     """Return what recorded starts touched of an image. Raises NothingRecorded and others."""
     target = store.references.get(ReferenceName.parse(reference)).target
-    devices = parse_manifest(bytes(store.blobs.read(target.digest))).devices
+    devices = read_manifest(store.blobs, target).devices
     trace = recorded_trace(store, target.digest, reference)
     return TouchedChunks.of(store.blobs, devices, trace)
 
 
-def base_devices(store: Store, manifest: Digest) -> tuple[DeviceDescriptor, ...]:
+def base_devices(store: Store, manifest: Descriptor) -> tuple[DeviceDescriptor, ...]:
     """Return the devices of an image or snapshot. Raises BlobNotFound and others."""
-    return parse_manifest(bytes(store.blobs.read(manifest))).devices
+    return read_manifest(store.blobs, manifest).devices
 
 
 def publish(

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from hotstart.core.digest import Digest
 from hotstart.core.errors import IntegrityError, NotFound, UserError
 from hotstart.store import media_types
 from hotstart.store.blob_store import StoredBlob
+from hotstart.store.descriptor import Descriptor
 from hotstart.store.format_errors import FormatInvalid
 from hotstart.store.layers import DeviceDescriptor
-from hotstart.store.manifest import Manifest, SnapshotManifest, parse_manifest
+from hotstart.store.manifest import Manifest, SnapshotManifest, read_manifest
 from hotstart.store.references import (
     RELOCATION_PREFIX,
     TRACE_PREFIX,
     Reference,
     ReferenceName,
+    ReferenceUnreadable,
 )
 from hotstart.store.relocating import read_relocation
 from hotstart.store.relocation import Relocation
@@ -37,9 +40,15 @@ class CollectionStopped(IntegrityError):
     """A reference cannot be followed, so nothing may be removed."""
 
     def __init__(self, store_url: str, name: ReferenceName, reason: object) -> None:
+        remedy = "repair it or remove it, then try again"
+        if name.repository.startswith(RELOCATION_PREFIX):
+            remedy = (
+                "it tells where a rewritten pack lies: upgrade this program if a newer one wrote "
+                "it, restore it from a copy of the store, or remove the images that need that pack"
+            )
         super().__init__(
             f"{store_url}: nothing is collected, since reference {name} cannot be followed "
-            f"({reason}); repair it or remove it, then try again"
+            f"({reason}); {remedy}"
         )
         self.name = name
 
@@ -80,6 +89,7 @@ class Reach:
         self._listed: dict[Digest, Listing] = {}
         self._no_manifest: set[Digest] = set()
         self._relocations: dict[tuple[Digest, Digest], Relocation] = {}
+        self._unreadable: dict[tuple[ReferenceName, str], ReferenceUnreadable] = {}
 
     def references(self) -> list[Reference]:
         """Return every reference. Raises CollectionStopped, or what the store raises."""
@@ -108,15 +118,16 @@ class Reach:
         reached: set[Digest] = set()
         for digest in digests:
             reached.add(digest)
-            reached |= self._peek(digest)
+            with suppress(NotFound):
+                reached |= self._peek(digest, self._size(digest))
         return reached
 
     def of_young(self, blobs: Iterable[StoredBlob]) -> set[Digest]:
         """Return what those of ``blobs`` that are manifests list; other blobs reach nothing."""
-        small = [blob.digest for blob in blobs if blob.size <= PEEKED_BYTES]
+        small = [blob for blob in blobs if 0 < blob.size <= PEEKED_BYTES]
         reached: set[Digest] = set()
         with ThreadPoolExecutor(READERS, "young") as readers:
-            for listed in readers.map(self._peek, small):
+            for listed in readers.map(lambda blob: self._peek(blob.digest, blob.size), small):
                 reached |= listed
         return reached
 
@@ -154,6 +165,9 @@ class Reach:
         return blobs
 
     def _relocation(self, pack: Digest, reference: Reference) -> Relocation:
+        unreadable = self._unreadable.get((reference.name, reference.version))
+        if unreadable is not None:
+            raise CollectionStopped(self._store.url, reference.name, unreadable)
         key = pack, reference.target.digest
         if key not in self._relocations:
             try:
@@ -169,7 +183,12 @@ class Reach:
         except NotFound:
             return None
         except IntegrityError as err:
-            raise CollectionStopped(self._store.url, name, err) from err
+            pack = relocated_pack(name)
+            if pack is None or not isinstance(err, ReferenceUnreadable):
+                raise CollectionStopped(self._store.url, name, err) from err
+            # It matters only while its pack is needed: _relocation stops then, else it goes.
+            self._unreadable[name, err.version] = err
+            return Reference(name, Descriptor(media_types.RELOCATION, pack, 0), err.version)
 
     def _follow(self, reference: Reference) -> frozenset[Digest]:
         target = reference.target
@@ -178,7 +197,7 @@ class Reach:
                 self._store.url, reference.name, f"a {target.media_type[:80]!r} is not known here"
             )
         try:
-            return self._list(target.digest).everything | {target.digest}
+            return self._list(target).everything | {target.digest}
         except (NotFound, IntegrityError) as err:
             now = self._reference(reference.name)
             if now is None:
@@ -187,19 +206,24 @@ class Reach:
                 return self._follow(now)
             raise CollectionStopped(self._store.url, reference.name, err) from err
 
-    def _list(self, digest: Digest) -> Listing:
+    def _list(self, target: Descriptor) -> Listing:
         """Return what a manifest lists. Raises NotFound or IntegrityError if it is none."""
-        if digest not in self._listed:
-            content = bytes(self._store.blobs.read(digest))
-            self._listed[digest] = Listing.of(parse_manifest(content))
-        return self._listed[digest]
+        if target.digest not in self._listed:
+            manifest = read_manifest(self._store.blobs, target)
+            self._listed[target.digest] = Listing.of(manifest)
+        return self._listed[target.digest]
 
-    def _peek(self, digest: Digest) -> frozenset[Digest]:
+    def _size(self, digest: Digest) -> int:
+        """Return the size of a manifest that only its digest is known of; 0 if it was read."""
+        is_known = digest in self._listed or digest in self._no_manifest
+        return 0 if is_known else self._store.blobs.size(digest)
+
+    def _peek(self, digest: Digest, size: int) -> frozenset[Digest]:
         """Return what a blob lists if it is a manifest that is there, else nothing."""
         if digest in self._no_manifest:
             return frozenset()
         try:
-            return self._list(digest).everything
+            return self._list(Descriptor(media_types.OCI_MANIFEST, digest, size)).everything
         except NotFound:
             return frozenset()
         except FormatInvalid:

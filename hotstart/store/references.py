@@ -80,6 +80,8 @@ class ReferenceUnreadable(IntegrityError):
         self.name = name
         self.version = version
         self.hint = f"remove it: hotstart rm --image {name}"
+        if name.repository.startswith(RELOCATION_PREFIX):  # images would be lost with it
+            self.hint = "upgrade if a newer version wrote it, or restore it from a copy"
 
 
 @dataclass(frozen=True, slots=True, order=True)

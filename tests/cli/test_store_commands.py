@@ -146,6 +146,7 @@ def test_verify_reads_what_gc_has_left_of_a_pack(call, built, tree, tmp_path):
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         assert call("verify", "left")[0] == 104, path
         path.write_bytes(content)
+    assert call("rm", "hotstart.relocation/" + relocation.parts[-3])[0] == 100
     relocation.unlink()
     status, _, err = call("verify", "left")
     assert (status, "no blob" in err) == (104, True), err

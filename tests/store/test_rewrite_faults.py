@@ -169,9 +169,41 @@ def test_a_relocation_that_cannot_be_read_stops_the_collection(store):
     (name,) = relocations(store)
     store.blobs.remove(store.references.get(name).target.digest)
     store.blobs.put(Digest.of(b"garbage"), b"garbage")
-    with pytest.raises(CollectionStopped, match=r"hotstart\.relocation/"):
+    with pytest.raises(CollectionStopped, match=r"hotstart\.relocation/.*remove the images") as err:
         gc(store)
+    assert "remove it" not in str(err.value)
     assert store.blobs.has(Digest.of(b"garbage"))
+
+
+def test_a_reference_of_a_relocation_that_cannot_be_read_matters_while_its_pack_is_needed(store):
+    mostly_dead(store)
+    gc(store)
+    (name,) = relocations(store)
+    documents = store.references._documents
+    documents[name] = documents[name].replace(b'"version":1', b'"version":7')
+    with pytest.raises(CollectionStopped, match=r"hotstart\.relocation/.*upgrade"):
+        gc(store)
+    assert name in documents
+    remove_name(store, "few")
+    gc(store)
+    assert stored_bytes(store) == 0
+    assert not documents
+
+
+def test_relocations_are_read_before_writers_wait(store):
+    mostly_dead(store)
+    gc(store)
+    late = Collector(store, grace_s=0)
+    seen = []
+    run_pass = late._pass
+
+    def then_count(*arguments, **options):
+        seen.append(len(late._reach._relocations))
+        return run_pass(*arguments, **options)
+
+    late._pass = then_count
+    late.collect()
+    assert seen[0] == 1
 
 
 class Death(BaseException):
