@@ -22,7 +22,7 @@ from hotstart.store.manifest import ImageManifest, parse_manifest
 from hotstart.store.publishing import current, move
 from hotstart.store.references import ReferenceName, encode_reference
 from hotstart.store.verdict import Judge
-from tests.store.interleavings import Run, explore, stall_anywhere
+from tests.store.interleavings import Inline, Run, explore, stall_anywhere
 
 X = b"what is borrowed"
 BASE, NEW = ReferenceName("base"), ReferenceName("new")
@@ -95,8 +95,8 @@ VERSION_OF_BASE = str(Digest.of(encode_reference(BASE, image("base").descriptor(
 @pytest.fixture
 def new_run(monkeypatch):
     """Makes runs whose programs have no randomness, no threads at once, and no real waiting."""
-    monkeypatch.setattr(reach, "READERS", 1)
-    monkeypatch.setattr(leased, "_CHECKERS", 1)
+    for module in (reach, leased, collect):
+        monkeypatch.setattr(module, "ThreadPoolExecutor", Inline)
 
     def make(prepare, bodies):
         run = Run(prepare, bodies)

@@ -23,7 +23,7 @@ from hotstart.store.references import ReferenceName, encode_reference
 from hotstart.store.relocating import RelocatingBlobs
 from hotstart.store.rewrite import Rewriter
 from tests.fakes.memory_store import memory_store
-from tests.store.interleavings import Run, explore, stall_anywhere
+from tests.store.interleavings import Inline, Run, explore, stall_anywhere
 from tests.store.small_images import (
     Pack,
     content_of,
@@ -135,9 +135,8 @@ def rewritten_before(store):
 @pytest.fixture
 def new_run(monkeypatch):
     """Makes runs whose programs have no randomness, no threads at once, and no real waiting."""
-    monkeypatch.setattr(reach, "READERS", 1)
-    monkeypatch.setattr(live_spans, "TABLE_READERS", 1)
-    monkeypatch.setattr(leased, "_CHECKERS", 1)
+    for module in (reach, live_spans, leased, collect):
+        monkeypatch.setattr(module, "ThreadPoolExecutor", Inline)
     monkeypatch.setattr(rewrite, "LEAST_FREED_BYTES", 0)
 
     def make(prepare, bodies):
