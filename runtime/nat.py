@@ -74,7 +74,8 @@ class NatTable:
     def restore(self) -> None:
         """Make the table anew if it is gone."""
         with self._lock:
-            if run(["nft", "-t", "list", "table", "ip", self._name], check=False).status:
+            look = ["nft", "-t", "list", "table", "ip", self._name]
+            if run(look, check=False, timeout_s=_TIMEOUT_S).status:
                 log.warning("nat_table_was_gone", table=self._name)
                 self._make(self._held)
 
