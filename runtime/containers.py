@@ -8,6 +8,7 @@ exit status, or 128 + n after signal n; why it ended is said where that isn't pl
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -36,6 +37,7 @@ DEFAULT_GRACE_S = 10.0
 _EXIT_FILE_S = 5.0
 _KILL_S = 30.0
 _STEP_S = 0.2
+_SIGNAL = re.compile(r"(?:SIG)?(?P<base>\d+|[A-Z][A-Z0-9]*)(?P<offset>[+-]\d+)?", re.ASCII)
 
 
 class ContainerStuck(HotstartError):
@@ -124,7 +126,7 @@ def stop(
     now = status(directory)
     if now.state == "stopped":
         return now
-    number = signal_number(stop_signal)
+    number = _signal_to_ask_with(directory, stop_signal)
     if takes_signal(now.pid, number):
         process = running_process(directory)
         if process is not None:
@@ -141,6 +143,15 @@ def stop(
             " device or a file system that does not answer"
         )
     return now
+
+
+def _signal_to_ask_with(directory: ContainerDirectory, stop_signal: str) -> int:
+    """Return the stop signal; SIGTERM for one that is none: whatever runs can be ended."""
+    try:
+        return signal_number(stop_signal)
+    except UserError as err:
+        log.warning("stop_signal_unknown", container=directory.name, reason=err, instead="SIGTERM")
+        return int(signal.SIGTERM)
 
 
 def tear_down(directory: ContainerDirectory, runc: Runc, group: Group) -> None:
@@ -201,15 +212,14 @@ def _signal_masks(path: Path) -> int:
 
 
 def signal_number(text: str) -> int:
-    """Read ``SIGTERM``, ``term``, ``15`` or ``SIGRTMIN+3``. Raises UserError."""
-    name = text.strip().upper().removeprefix("SIG")
-    base, plus, offset = name.partition("+")
+    """Read ``SIGTERM``, ``term``, ``15``, ``SIGRTMIN+3`` or ``SIGRTMAX-2``. Raises UserError."""
+    read = _SIGNAL.fullmatch(text.strip().upper())
     with contextlib.suppress(KeyError, ValueError):
-        if base.isdigit():
-            return int(signal.Signals(int(base)))
-        number = int(signal.Signals[f"SIG{base}"]) + (int(offset) if plus else 0)
-        if number <= int(signal.SIGRTMAX):
-            return number
+        if read is not None:
+            base, offset = read["base"], int(read["offset"] or 0)
+            number = int(base) if base.isdigit() else int(signal.Signals[f"SIG{base}"])
+            if 1 <= number + offset <= int(signal.SIGRTMAX):
+                return number + offset
     raise UserError(f"not a signal: {text[:40]!r}", "write a name like SIGTERM or a number")
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from hotstart.core.errors import UserError
 from runtime.accounts import Account
 from runtime.container_spec import ContainerSpec
+from runtime.containers import signal_number
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -39,6 +40,16 @@ READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysr
 _PROCESS_LIMIT = 4096
 _CPU_PERIOD_US = 100_000
 _ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
+
+
+class StopSignalUnknown(UserError):
+    """The image says that its process ends by a signal which does not exist."""
+
+    def __init__(self, name: str, stop_signal: str) -> None:
+        super().__init__(
+            f"{name}: the image's StopSignal is not a signal: {stop_signal[:40]!r}",
+            "build the image with a name like SIGTERM or a number",
+        )
 
 
 class ImageWithoutCommand(UserError):
@@ -78,25 +89,34 @@ class HostSide:
 def resolve_process(spec: ContainerSpec, image_config: Mapping[str, Any]) -> Process:
     """Merge the spec over the image's config (``config`` of the OCI image configuration).
 
-    Raises ImageWithoutCommand.
+    Raises ImageWithoutCommand, StopSignalUnknown.
     """
     image = image_config.get("config") or {}
     command = spec.argv if spec.argv is not None else tuple(image.get("Cmd") or ())
     argv = (*(image.get("Entrypoint") or ()), *command)
     if not argv or not argv[0]:
         raise ImageWithoutCommand(spec.name)
+    stop_signal = stop_signal_of(image_config)
+    _require_signal(spec.name, stop_signal)
     return Process(
         argv=argv,
         env=merge_environment((f"PATH={DEFAULT_PATH}",), image.get("Env") or (), spec.env),
         workdir=spec.workdir or image.get("WorkingDir") or "/",
         user=spec.user if spec.user is not None else image.get("User") or "",
-        stop_signal=stop_signal_of(image_config),
+        stop_signal=stop_signal,
     )
 
 
 def stop_signal_of(image_config: Mapping[str, Any]) -> str:
     """Return the signal by which an image's process is asked to end."""
-    return (image_config.get("config") or {}).get("StopSignal") or "SIGTERM"
+    return str((image_config.get("config") or {}).get("StopSignal") or "SIGTERM")
+
+
+def _require_signal(name: str, stop_signal: str) -> None:
+    try:
+        signal_number(stop_signal)
+    except UserError as err:
+        raise StopSignalUnknown(name, stop_signal) from err
 
 
 def merge_environment(*layers: Sequence[str]) -> tuple[str, ...]:

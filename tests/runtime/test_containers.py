@@ -125,6 +125,14 @@ def test_process_that_cannot_take_the_signal_gets_no_grace(start):
         assert stop(container.directory, container.group, grace_s=3600).exit_status == 137
 
 
+def test_a_stop_signal_that_is_none_keeps_nothing_alive(start, caplog):
+    with start("trap 'exit 3' TERM; while :; do sleep 0.05; done") as container:
+        _await_loop(container)
+        ended = stop(container.directory, container.group, stop_signal="SIGNONE", grace_s=20)
+    assert ended.exit_status == 3
+    assert "stop_signal_unknown" in caplog.text
+
+
 def test_exit_status_survives_the_monitor_dying(start):
     with start("sleep 60") as container:
         monitor = int(container.directory.monitor_pid_file.read_text())
@@ -259,7 +267,15 @@ def test_stopped_container_leaves_nothing_in_the_kernel(start):
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("SIGTERM", 15), ("int", 2), ("9", 9), ("SIGRTMIN+3", signal.SIGRTMIN + 3)]
+    ("text", "number"),
+    [
+        ("SIGTERM", 15),
+        ("int", 2),
+        ("9", 9),
+        ("37", 37),
+        ("SIGRTMIN+3", signal.SIGRTMIN + 3),
+        ("rtmax-2", signal.SIGRTMAX - 2),
+    ],
 )
 def test_signals_are_read_as_people_write_them(text, number):
     assert signal_number(text) == number

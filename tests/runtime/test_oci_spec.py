@@ -15,6 +15,7 @@ from runtime.oci_spec import (
     DEFAULT_PATH,
     HostSide,
     ImageWithoutCommand,
+    StopSignalUnknown,
     merge_environment,
     resolve_process,
     runtime_config,
@@ -49,6 +50,16 @@ def test_argv_replaces_the_command_and_not_the_entrypoint(image, argv, expected)
 def test_nothing_to_run_is_refused(image):
     with pytest.raises(ImageWithoutCommand):
         _process(image)
+
+
+@pytest.mark.parametrize("stop_signal", ["SIGNONE", "0", "65", "SIGRTMAX+1", "²", 99, " "])
+def test_a_stop_signal_that_is_none_is_refused(stop_signal):
+    with pytest.raises(StopSignalUnknown, match="x: the image's StopSignal is not a signal"):
+        _process({"Cmd": ["/a"], "StopSignal": stop_signal})
+
+
+def test_a_stop_signal_may_be_a_number():
+    assert _process({"Cmd": ["/a"], "StopSignal": 37}).stop_signal == "37"
 
 
 def test_spec_wins_over_image_and_image_over_defaults():
