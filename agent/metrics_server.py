@@ -1,9 +1,9 @@
 """The HTTP end of the metrics: GET /metrics at one address, while the agent lives.
 
 A thread waits for scrapes, each gets a thread of its own and a look at the node; at most
-SCRAPES_AT_ONCE, and a client that says nothing is left after CLIENT_S. Scrapes are read-only and
-nobody is asked who he is: the address decides who can. ``close`` ends the listening and leaves
-scrapes under way to themselves.
+SCRAPES_AT_ONCE, and a client that has not said what it wants is left after CLIENT_S. Scrapes are
+read-only and nobody is asked who he is: the address decides who can. ``close`` ends the listening
+and leaves scrapes under way to themselves.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from io import BufferedReader, RawIOBase
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -38,8 +39,38 @@ SHORTAGE_S = 0.1
 """Pause after a connection that could not be taken."""
 
 
+class _UntilThen(RawIOBase):
+    """What a client says within ``timeout_s`` from now, however many pieces it comes in."""
+
+    def __init__(self, connection: socket.socket, timeout_s: float) -> None:
+        self._connection = connection
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401  # a buffer, not typed before 3.12
+        """Read what is there. Raises TimeoutError."""
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the client takes too long to say what it wants")
+        self._connection.settimeout(left_s)
+        try:
+            return self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(self._timeout_s)  # of the answer
+
+
 class _Handler(WSGIRequestHandler):
     timeout = CLIENT_S
+
+    def setup(self) -> None:
+        """Give the request a deadline: the connection's own holds for each piece of it."""
+        super().setup()
+        self.rfile.close()
+        self.rfile = BufferedReader(_UntilThen(self.connection, self.timeout))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: ANN401  # its own name
         """Log nothing: a scrape is no event."""
@@ -98,7 +129,11 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
         if not self._room.acquire(blocking=False):
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._room.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
         """Answer, then make room for another."""

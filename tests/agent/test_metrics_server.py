@@ -1,6 +1,7 @@
 """Metrics over HTTP: at one address, whoever hangs on, and whatever the node is up to."""
 
 import socket
+import socketserver
 import threading
 import urllib.error
 import urllib.request
@@ -105,6 +106,39 @@ def test_a_silent_client_is_left(monkeypatch):
     monkeypatch.setattr(metrics_server._Handler, "timeout", 0.05)
     with serving() as address, closing(connect(address)) as silent:
         assert silent.recv(1) == b""
+
+
+def test_a_client_that_never_comes_to_the_point_is_left(monkeypatch):
+    monkeypatch.setattr(metrics_server._Handler, "timeout", 0.3)
+    with serving() as address, closing(connect(address)) as dripping:
+        dripping.settimeout(0.02)
+        assert any(is_left(dripping) for _ in range(500))
+        assert get(address.url)[0] == 200
+
+
+def is_left(client):
+    """Say one byte more; tell whether the other side has hung up."""
+    try:
+        client.send(b"G")
+        return client.recv(1) == b""
+    except TimeoutError:
+        return False
+    except (BrokenPipeError, ConnectionResetError):
+        return True
+
+
+def test_a_scrape_that_gets_no_thread_takes_no_room(monkeypatch):
+    monkeypatch.setattr(metrics_server, "SCRAPES_AT_ONCE", 1)
+
+    def fail(*_):
+        raise RuntimeError("can't start new thread")
+
+    with serving() as address:
+        with monkeypatch.context() as short:
+            short.setattr(socketserver.ThreadingMixIn, "process_request", fail)
+            with closing(connect(address)) as client:
+                assert client.recv(1) == b""
+        assert get(address.url)[0] == 200
 
 
 def connect(address):
