@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hotstart.core.errors import HotstartError, Unavailable
+from hotstart.core.errors import HotstartError, Unavailable, Unsupported
 from hotstart.core.log import get_logger
 from hotstart.core.run import DEVNULL, spawn
 from hotstart.kernel import keeper as keeper_program
@@ -145,18 +145,18 @@ class KeeperGuard:
             return self._asking().status()
 
     def glance(self, wait_s: float) -> dict[str, Any] | None:
-        """Return what ``status`` does, None if no keeper answers. Starts none.
+        """Return what ``status`` does, None if no keeper answers in ``wait_s``. Starts none.
 
-        None too while others ask or replace the keeper for longer than ``wait_s``.
+        Over a connection of its own: neither does it wait for those who ask or replace the keeper,
+        nor do they for it.
         """
-        if not self._lock.acquire(timeout=wait_s):
+        if self._closed.is_set():
             return None
         try:
-            return None if self._client is None else self._client.status()
-        except KeeperGone:
+            with KeeperClient(self._socket, timeout_s=wait_s) as client:
+                return client.status()
+        except (KeeperGone, Unsupported):
             return None
-        finally:
-            self._lock.release()
 
     def restart_worker(self, kind: str) -> None:
         """Replace a worker; its successor answers what it leaves behind."""

@@ -1,6 +1,7 @@
 """The guard's copies are the last ones when a keeper dies: they must outlive what follows."""
 
 import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -145,10 +146,29 @@ def test_a_glance_starts_no_keeper_and_restarts_are_counted(guard, monkeypatch):
     assert guard.restarts == 1
 
 
-def test_a_glance_waits_for_others_as_long_as_it_is_told_to(guard):
+def test_a_glance_waits_for_nobody_else(guard):
     with guard._lock:
-        glance = ThreadPoolExecutor(1).submit(guard.glance, 0.01)
-        assert glance.result(20) is None
+        glance = ThreadPoolExecutor(1).submit(guard.glance, 20)
+        assert glance.result(20) is not None
+
+
+def test_a_glance_waits_for_a_hung_keeper_as_long_as_it_is_told_to(tmp_path, monkeypatch):
+    """Not for as long as whoever needs the keeper does, and meanwhile nobody waits for it."""
+    monkeypatch.setattr(keeper_guard, "WATCH_INTERVAL_S", 3600)
+    guard = KeeperGuard(tmp_path)
+    guard.start()
+    pid = guard.status()["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    patient = ThreadPoolExecutor(1).submit(guard.glance, 3600)
+    try:
+        assert ThreadPoolExecutor(1).submit(guard.glance, 0.05).result(8) is None
+        assert guard._lock.acquire(timeout=8)
+        guard._lock.release()
+        assert not patient.done()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        assert patient.result(20)["pid"] == pid
+        guard.shutdown()
 
 
 def test_a_glance_after_the_end_sees_nothing(tmp_path):
