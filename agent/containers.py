@@ -185,11 +185,20 @@ class Containers:
             there = self._entries.get(record.name)
             if there is not None and not there.finished.is_set():
                 raise NameTaken(record.name)
-            for other in self._entries.values() if alone else ():
-                if other.record.digest == record.digest and not other.finished.is_set():
-                    raise CloneRefused(record.reference, other.record.name)
+            if alone:
+                self._refuse_clones(record.digest, record.reference)
             self._tools.state.put_container(entry.record)
             self._entries[entry.record.name] = entry
+
+    def refuse_clones(self, digest: str, reference: str) -> None:
+        """Raise CloneRefused if a container of this snapshot has not ended."""
+        with self._lock:  # one that goes meanwhile is no error
+            self._refuse_clones(digest, reference)
+
+    def _refuse_clones(self, digest: str, reference: str) -> None:
+        for other in self._entries.values():
+            if other.record.digest == digest and not other.finished.is_set():
+                raise CloneRefused(reference, other.record.name)
 
     def commit(self, entry: _Entry, record: ContainerRecord, mounted: tuple[Mounted, ...]) -> None:
         """Write what the container owns and begin to watch it. Raises StoppedAtStart."""

@@ -234,9 +234,7 @@ class Starter:
 
     def _refuse_clones(self, snapshot: LoadedSnapshot) -> None:
         digest = str(snapshot.manifest.descriptor().digest)
-        for name in self._tools.containers.running():
-            if self._tools.containers.record(name).digest == digest:
-                raise CloneRefused(snapshot.reference, name)
+        self._tools.containers.refuse_clones(digest, snapshot.reference)
 
     def _cold_in_place_of(self, snapshot: LoadedSnapshot, attempt: _Attempt) -> StartReport:
         """Start the snapshot's image as the frozen process was started."""

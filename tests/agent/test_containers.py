@@ -180,3 +180,12 @@ def test_a_container_whose_mounts_cannot_be_taken_up_can_be_stopped(node, monkey
     monkeypatch.setattr(node.state, "containers", lambda: {"web": record})
     node.containers.adopt({"ab"})
     assert node.containers.stop("web", grace_s=0).state == "stopped"
+
+
+def test_a_snapshot_is_refused_while_a_container_of_it_is_there(node):
+    record = replace(RECORD, digest="sha256:snapshot")
+    with node.containers.starting(record):
+        node.containers.refuse_clones("sha256:other", "other:v1")
+        with pytest.raises(CloneRefused, match="web"):
+            node.containers.refuse_clones("sha256:snapshot", "snap:v1")
+    node.containers.refuse_clones("sha256:snapshot", "snap:v1")

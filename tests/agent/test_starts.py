@@ -71,8 +71,8 @@ class Restorer:
 class Containers:
     """No container; a name that is reserved has come too far for a refused restore."""
 
-    def running(self):
-        return []
+    def refuse_clones(self, digest, reference):
+        pass
 
     def starting(self, record, *, alone=False):
         raise StartedCold if record.route == "cold" else AssertionError("a restore has begun")
