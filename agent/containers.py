@@ -43,6 +43,7 @@ from runtime import containers as life
 from runtime.container_directory import ContainerDirectory
 from runtime.containers import ContainerStatus
 from runtime.image_access import Images, Mounted
+from runtime.left_capture import undo_capture
 from runtime.logs import LogKeeper
 from runtime.network import NetworkPool
 from runtime.runc import NotRunning, Programs, Runc
@@ -123,12 +124,14 @@ class Containers:
         if record.stage == "ended":
             entry.finished.set()
             return
-        life.recognise(entry.directory, self.group(record.name))
+        group = self.group(record.name)
         try:
+            life.recognise(entry.directory, group)
             if life.status(entry.directory).state == "running":
                 self._take_up_mounts(entry, there)
         finally:  # whatever could not be taken up: somebody must see its end
             self._watch(entry)
+            undo_capture(entry.directory, group)  # last: condemned ones must not run on
 
     def _take_up_mounts(self, entry: _Entry, there: Container[str]) -> None:
         mounts = entry.record.mounts

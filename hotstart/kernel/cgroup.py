@@ -152,10 +152,24 @@ class Group:
             for process in sorted(alive, key=lambda process: process.start_ticks):
                 send_signal(process, signal.SIGKILL)
             killed |= pids
-        freezer = self.hosts.v1.get("freezer")
-        if freezer is not None:
-            _write_unless_gone(freezer / self.path.lstrip("/") / "freezer.state", "THAWED")
+        self.thaw()
         return len(killed)
+
+    def frozen(self) -> bool:
+        """Tell whether somebody has frozen the group, or is about to; False if it is gone."""
+        file, thawed = self._freezer()
+        return _read(file).strip() not in ("", thawed)
+
+    def thaw(self) -> None:
+        """Let the group's processes go on. Idempotent."""
+        _write_unless_gone(*self._freezer())
+
+    def _freezer(self) -> tuple[Path, str]:
+        """Return the file that freezes the group, and what it says of one that isn't frozen."""
+        root, name, thawed = self.hosts.v1.get("freezer"), "freezer.state", "THAWED"
+        if root is None:
+            root, name, thawed = self.hosts.v2 or self.hosts.roots[0], "cgroup.freeze", "0"
+        return root / self.path.lstrip("/") / name, thawed
 
     def remove(self) -> bool:
         """Remove the group and the empty groups below it; returns whether nothing is left.

@@ -54,6 +54,12 @@ class Node:
     def kill(self):
         self.killed.set()
 
+    def processes(self):
+        return set()
+
+    def frozen(self):
+        return False
+
     def stop(self, start):
         """Stop the container beside what the caller does; return when that has begun."""
 
@@ -162,7 +168,6 @@ def test_a_container_whose_mounts_cannot_be_taken_up_can_be_stopped(node, monkey
     ended = threading.Event()
     running, stopped = ContainerStatus("running", 7), ContainerStatus("stopped", 0, 137)
     life = containers_module.life
-    monkeypatch.setattr(life, "recognise", lambda *_: None)
     monkeypatch.setattr(life, "status", lambda _: stopped if ended.is_set() else running)
     monkeypatch.setattr(life, "wait", lambda *_: (ended.wait(10), stopped)[1])
     monkeypatch.setattr(life, "stop", lambda *_, **__: ended.set())
@@ -180,6 +185,22 @@ def test_a_container_whose_mounts_cannot_be_taken_up_can_be_stopped(node, monkey
     monkeypatch.setattr(node.state, "containers", lambda: {"web": record})
     node.containers.adopt({"ab"})
     assert node.containers.stop("web", grace_s=0).state == "stopped"
+
+
+def test_a_container_that_cannot_be_recognised_can_be_stopped(node, monkeypatch):
+    directory = ContainerDirectory.of(node.root, "web")
+    directory.create()
+    directory.process_file.symlink_to(node.root / "nowhere" / "full")  # nothing can be written
+
+    def kill():
+        directory.exit_file.write_text("137")
+
+    node.kill = kill
+    node.containers._tools = replace(node.containers._tools, pages=None)
+    monkeypatch.setattr(containers_module.life, "out_of_memory", lambda _: False)
+    monkeypatch.setattr(node.state, "containers", lambda: {"web": replace(RECORD, stage="running")})
+    node.containers.adopt(())
+    assert node.containers.stop("web", grace_s=0).exit_status == 137
 
 
 def test_a_snapshot_is_refused_while_a_container_of_it_is_there(node):
