@@ -11,12 +11,13 @@ from __future__ import annotations
 import base64
 import json
 import os
+import secrets
 import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,14 @@ class PrefetchFailed(HotstartError):
 
 @dataclass(slots=True, eq=False)
 class _Begun:
-    """A prefetch under way; ``number`` is the job's number in the worker of the moment."""
+    """A prefetch under way; ``number`` is the job's number, in this worker and its successors.
+
+    Chosen here: a worker that dies before it answers leaves a job that can be stopped all the same.
+    """
 
     device_ids: tuple[str, ...]
     plan: Plan
-    number: int = 0
+    number: int = field(default_factory=lambda: secrets.randbits(62))
 
 
 class FillClient:
@@ -96,8 +100,8 @@ class FillClient:
         return begun.number
 
     def _begin(self, begun: _Begun) -> int:
-        plan = plan_to_json(begun.plan)
-        return int(self._ask("prefetch", devices=list(begun.device_ids), plan=plan))
+        devices, plan = list(begun.device_ids), plan_to_json(begun.plan)
+        return int(self._ask("prefetch", devices=devices, plan=plan, job=begun.number))
 
     def job(self, number: int, wait_s: float = 0.0) -> dict[str, Any]:
         """Return how far a job is; one that a worker took to its grave is begun again.

@@ -118,9 +118,10 @@ class FillService:
                 self._attach(name, None, resumed=True)
             except (HotstartError, OSError) as err:
                 log.warning("set_not_served", name=name, error=str(err))
-        pulled = [one for one in self._pulls.pending() if device_set_name(one) in self._sets]
-        if pulled:
-            self.prefetch(pulled, plan_to_json(EverythingPlan()))
+        for job, wanted in self._pulls.pending().items():
+            served = [one for one in wanted if device_set_name(one) in self._sets]
+            if served:
+                self.prefetch(served, plan_to_json(EverythingPlan()), job)
         return len(self._sets)
 
     def attach(self, name: str, token: str) -> None:
@@ -227,15 +228,23 @@ class FillService:
         if served.device.all_ready():
             self._unmark(name)
 
-    def prefetch(self, device_ids: Sequence[str], plan: dict[str, Any]) -> int:
-        """Begin a plan on those devices that are served; returns the job's number."""
+    def prefetch(
+        self, device_ids: Sequence[str], plan: dict[str, Any], number: int | None = None
+    ) -> int:
+        """Begin a plan on those devices that are served; returns the job's number.
+
+        That may be given; a job of this number that is known is not begun again.
+        """
         with self._lock:
+            if number in self._jobs:
+                return number
             devices = {
                 device_id: self._sets[name][1].device
                 for device_id in device_ids
                 if (name := device_set_name(device_id)) in self._sets
             }
-            number = next(self._job_numbers)
+            if number is None:
+                number = next(self._job_numbers)
         parsed = plan_from_json(plan)
         if isinstance(parsed, EverythingPlan):
             absent = [one for one, device in devices.items() if not device.all_ready()]
@@ -244,7 +253,7 @@ class FillService:
         with self._lock:
             self._jobs[number] = job
             while len(self._jobs) > KEPT_JOBS:
-                del self._jobs[min(self._jobs)]
+                del self._jobs[next(iter(self._jobs))]
         return number
 
     def job(self, number: int, wait_s: float = 0.0) -> dict[str, Any]:
@@ -262,7 +271,7 @@ class FillService:
             job = self._jobs.get(number)
         if job is not None:
             job.stop()
-            self._pulls.give_up(number)
+        self._pulls.give_up(number)
 
     def record_start(self, device_ids: Sequence[str]) -> None:
         """Begin to note what is touched on those devices' ordinary mounts."""

@@ -59,7 +59,7 @@ def operations(service: FillService) -> dict[str, Operation]:
         "attach": nothing(lambda r: service.attach(r["name"], r["token"])),
         "detach": nothing(lambda r: service.detach(r["name"], r["token"])),
         "mounted": nothing(lambda r: service.mounted(r["name"])),
-        "prefetch": lambda r: service.prefetch(r["devices"], r["plan"]),
+        "prefetch": lambda r: service.prefetch(r["devices"], r["plan"], r.get("job")),
         "stop": nothing(lambda r: service.stop(r["job"])),
         "job": lambda r: service.job(r["job"], r.get("wait_s", 0.0)),
         "record_start": nothing(lambda r: service.record_start(r["devices"])),
