@@ -7,9 +7,9 @@ that the bootstrap names. Later mounts compare digest and devices only. A verdic
 counts for nothing.
 
 What a trusted key has signed for (a snapshot, and its image by its digest) may be mounted at once
-and is walked through some seconds later: that takes 7 us an inode, a third of a second of a restore
-on an empty node. If it proves bad it is logged and the verdict says so: no later mount takes it,
-whoever has signed. Methods may be called from any thread.
+and is walked through some seconds later, by the next agent if this one ends before: that takes 7 us
+an inode, a third of a second of a restore on an empty node. If it proves bad it is logged and the
+verdict says so: no later mount takes it, whoever has signed. Methods may be called from any thread.
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ def checked_bootstrap(cache: Cache, spec: MountSpec, blobs: BlobStore) -> Path:
     # What had a verdict of another version is no arrival that a restore waits for.
     if devices is None and spec.is_vouched and not path.with_suffix(".checked").exists():
         devices = list(parse_head(path.read_bytes()).devices)
-        walk = threading.Timer(WALK_AFTER_S, _walk, (path, digest))
-        walk.daemon = True
-        walk.start()
+        _walk_later(path, digest)
     elif devices is None:
         devices = _check(path, path.read_bytes())
         _keep_verdict(path, digest, {"devices": devices})
@@ -86,6 +84,20 @@ def checked_bootstrap(cache: Cache, spec: MountSpec, blobs: BlobStore) -> Path:
             _refuse_later_version(device, blobs)
         raise DevicesDisagree(spec.manifest)
     return path
+
+
+def walk_unchecked(cache: Cache, spec: MountSpec) -> None:
+    """Have the bootstrap of a mount of an earlier agent walked through if that agent did not."""
+    digest = raw_digest(spec.bootstrap)
+    path = cache.bootstrap_path(digest)
+    if not path.with_suffix(".checked").exists():
+        _walk_later(path, digest)
+
+
+def _walk_later(path: Path, digest: Digest) -> None:
+    walk = threading.Timer(WALK_AFTER_S, _walk, (path, digest))
+    walk.daemon = True
+    walk.start()
 
 
 def _refuse_later_version(device: DeviceSpec, blobs: BlobStore) -> None:

@@ -30,7 +30,7 @@ from hotstart.store.ready_map import is_complete
 from hotstart.store.trace import Trace
 from lazyfs.cache import Cache
 from lazyfs.cache_contents import CacheEntry
-from lazyfs.checked_bootstraps import checked_bootstrap
+from lazyfs.checked_bootstraps import checked_bootstrap, walk_unchecked
 from lazyfs.device_handles import device_set_name
 from lazyfs.fill_client import FillClient
 from lazyfs.keeper_guard import KeeperGuard
@@ -114,6 +114,7 @@ class ImageMounts:
         if is_mounted(path):
             bdis = tuple(held.meta["bdis"])
             self._entries[spec.manifest] = MountedEntry(spec, path, ErofsMount(path, bdis))
+            walk_unchecked(self._cache, spec)
         else:
             self._guard.drop(name)
 

@@ -11,7 +11,7 @@ from hotstart.core.digest import Digest
 from hotstart.store.bootstrap_head import BootstrapInvalid, checksum, parse_head
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.format_errors import FormatVersionUnknown
-from hotstart.store.layers import bootstrap_descriptor
+from hotstart.store.layers import bootstrap_descriptor, raw_digest
 from hotstart.store.zstd_frame import compress
 from lazyfs import checked_bootstraps
 from lazyfs.cache import Cache
@@ -22,7 +22,7 @@ from lazyfs.checked_bootstraps import (
     checked_bootstrap,
 )
 from tests.fakes.memory_store import MemoryBlobs
-from tests.lazyfs.node import Image, make_tree
+from tests.lazyfs.node import Image, make_tree, running_node
 from tests.waiting import wait_until
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bootstrap.v1"
@@ -202,3 +202,22 @@ def test_a_walk_says_nothing_of_bytes_that_are_gone_or_others(cache, image, walk
     path.unlink()
     walk()
     assert not path.with_suffix(".checked").exists()
+
+
+@pytest.mark.kernel
+def test_what_an_agent_mounted_and_did_not_live_to_walk_through_its_next_one_walks_through(
+    tmp_path, image, monkeypatch
+):
+    with running_node(tmp_path / "node", idle_limit=4) as node:
+        with monkeypatch.context() as patched:
+            patched.setattr(checked_bootstraps, "_walk_later", lambda *_: None)
+            node.mounts.mount(replace(image.spec, is_vouched=True), read_ahead_kib=64)
+        verdict = node.cache.bootstrap_path(raw_digest(image.spec.bootstrap)).with_suffix(
+            ".checked"
+        )
+        assert not verdict.exists()
+        node.abandon()
+        node.start()
+        monkeypatch.setattr(checked_bootstraps, "WALK_AFTER_S", 0.0)
+        assert node.mounts.adopt() == 1
+        wait_until(verdict.exists)
