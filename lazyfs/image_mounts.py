@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class ImageMounts:
         """
         self.filler = filler
         self._devices = ServedDevices(cache, guard, worker, filler, root / "run" / "fuse")
-        self._prepared: dict[str, MountSpec] = {}
+        self._prepared: dict[str, list[ExitStack]] = {}
         self._directory = root / "mounts"
         self._scratch = root / "run" / "recording"
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -122,20 +122,21 @@ class ImageMounts:
         """Have the devices served before they are mounted, so that a prefetch can begin at once.
 
         Those of all images, or of none. ``mount`` follows; without it they stay served until the
-        image is mounted another time.
+        image is mounted another time. No failure takes away what others prepared.
         """
         with ExitStack() as undo:
             for spec in specs:
                 with self._images.holding(spec.manifest):
-                    if spec.manifest not in self._entries and spec.manifest not in self._prepared:
-                        self._claim(spec, ExitStack())
-                        self._prepared[spec.manifest] = spec
-                        undo.callback(self._give_up, spec.manifest)
+                    if spec.manifest not in self._entries:
+                        claims = ExitStack()
+                        self._claim(spec, claims)
+                        self._prepared.setdefault(spec.manifest, []).append(claims)
+                        undo.callback(self._give_up, spec.manifest, claims)
             undo.pop_all()
 
-    def _give_up(self, manifest: str) -> None:
+    def _give_up(self, manifest: str, *claims: ExitStack) -> None:
         with self._images.holding(manifest):
-            self._unprepare(manifest)
+            self._unprepare(manifest, claims)
 
     def mount(
         self, spec: MountSpec, *, read_ahead_kib: int, keep_marks: bool = False
@@ -154,8 +155,10 @@ class ImageMounts:
                     entry = self._mount_new(spec, read_ahead_kib, keep_marks=keep_marks)
                 else:
                     set_read_ahead(entry.mount, read_ahead_kib)
-            finally:
-                self._unprepare(spec.manifest)
+            except BaseException:
+                self._unprepare(spec.manifest, self._prepared.get(spec.manifest, [])[-1:])
+                raise
+            self._unprepare(spec.manifest, self._prepared.get(spec.manifest, []))
             use = MountedImage(self, entry, read_ahead_kib)
             with self._lock:  # the last step: nothing can fail any more
                 entry.uses.append(use)
@@ -206,11 +209,13 @@ class ImageMounts:
             for device in spec.devices:
                 steps.callback(self._devices.release, device.device_id)
 
-    def _unprepare(self, manifest: str) -> None:
-        """Give back what ``prepare`` claimed, if it did. Under the image's lock."""
-        spec = self._prepared.pop(manifest, None)
-        if spec is not None:
-            self._unclaim(spec)
+    def _unprepare(self, manifest: str, claims: Sequence[ExitStack]) -> None:
+        """Give back what calls of ``prepare`` claimed. Under the image's lock."""
+        left = [one for one in self._prepared.pop(manifest, []) if one not in claims]
+        if left:
+            self._prepared[manifest] = left
+        for one in claims:
+            one.close()
 
     def give_back(self, entry: MountedEntry, use: MountedImage) -> None:
         """Note that one user is gone; unmount what has been idle longest beyond the limit."""
@@ -293,8 +298,8 @@ class ImageMounts:
             manifests = list(self._entries)
         for manifest in manifests:
             self.unmount(manifest)
-        for manifest in list(self._prepared):
-            self._give_up(manifest)
+        for manifest, claims in list(self._prepared.items()):
+            self._give_up(manifest, *claims)
         self._refuse_used()  # one that was mounted meanwhile
 
     def _refuse_used(self) -> None:

@@ -251,7 +251,7 @@ def test_read_ahead_is_set_on_the_mount(node, image):
         assert device_stats(node, image)["faults"] == 1
 
 
-def fail(*_):
+def fail(*_, **__):
     raise OSError(5, "no such bdi")
 
 
@@ -318,6 +318,34 @@ def test_devices_are_made_ready_for_all_images_or_for_none(tmp_path, image):
         with pytest.raises(DeviceDisagreed):
             node.mounts.prepare(image.spec, other)
         assert node.mounts._prepared == {}
+        assert node.guard.names(KIND) == []
+
+
+def test_what_others_have_prepared_too_stays_when_somebody_gives_up(tmp_path, image, monkeypatch):
+    """The prefetch of the other is on its way into these devices."""
+    with running_node(tmp_path / "node") as node:
+        (device,) = image.spec.devices
+        other = replace(image.spec, manifest="ab" * 32, devices=(replace(device, size_bytes=4096),))
+        claim = node.mounts._devices.claim
+
+        def claim_after_another_prepared(spec):
+            if spec is other.devices[0]:
+                node.mounts.prepare(image.spec)
+            claim(spec)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(node.mounts._devices, "claim", claim_after_another_prepared)
+            with pytest.raises(DeviceDisagreed):
+                node.mounts.prepare(image.spec, other)
+        assert list(node.worker.stats()) == [device.device_id]
+        node.mounts.prepare(image.spec)
+        with monkeypatch.context() as patched:
+            patched.setattr(image_mounts, "mount_erofs", fail)
+            with pytest.raises(OSError, match="no such bdi"):
+                node.mounts.mount(image.spec, read_ahead_kib=64)
+        assert list(node.worker.stats()) == [device.device_id]
+        with node.mounts.mount(image.spec, read_ahead_kib=64):
+            assert node.mounts._prepared == {}
         assert node.guard.names(KIND) == []
 
 
