@@ -21,13 +21,17 @@ _BY_NAME = {root.__name__: root for root in _ROOTS}
 def error_to_json(error: BaseException) -> dict[str, str]:
     """Return an error as ``error``, ``root`` and ``hint``; of any other root, HotstartError."""
     root = next((root.__name__ for root in _ROOTS if isinstance(error, root)), "HotstartError")
-    hint = error.hint if isinstance(error, UserError) else ""
-    return {"error": str(error), "root": root, "hint": hint}
+    return {"error": str(error), "root": root, "hint": str(getattr(error, "hint", ""))}
 
 
 def error_from_json(
     value: Mapping[str, str], otherwise: type[HotstartError], *, about: str = ""
 ) -> HotstartError:
-    """Return the error to raise: of its root, or ``otherwise``; its words begin with ``about``."""
+    """Return the error to raise: of its root, or ``otherwise``; its words begin with ``about``.
+
+    The hint of a root that has none ends the sentence.
+    """
     root, text = _BY_NAME.get(value["root"], otherwise), f"{about}{value['error']}"
-    return root(text, value["hint"]) if issubclass(root, UserError) else root(text)
+    if issubclass(root, UserError):
+        return root(text, value["hint"])
+    return root(f"{text}; {value['hint']}" if value["hint"] else text)

@@ -380,6 +380,7 @@ def _chunks_of(device: Device, spans: Sequence[Span]) -> tuple[Table, list[list[
 def _log_failed(task: Task, error: BaseException) -> None:
     """Say which blob could not be had, for which device, and what to do: one line a task."""
     target = task.pieces[0].targets[0]
+    hint = getattr(error, "hint", "")
     log.error(
         "fill_failed",
         blob=task.blob,
@@ -387,5 +388,5 @@ def _log_failed(task: Task, error: BaseException) -> None:
         device=target.device.device_id,
         page=target.first_page,
         error=str(error),
-        action=getattr(error, "hint", "") or "a later read tries again",
+        action=f"{hint}; a later read tries again" if hint else "a later read tries again",
     )

@@ -196,7 +196,7 @@ def test_a_fault_that_passes_costs_time_and_nothing_else(image, proxy, mounted, 
         ),
         pytest.param(
             spoiled.answers(404),
-            "put the blob back",
+            "put the blob back, or build it again; a later read tries again",
             marks=fault_row(
                 "404 of a pack",
                 "EIO, one line names the pack, the device and what to do; a later read tries again",

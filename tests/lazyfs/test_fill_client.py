@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from hotstart.core.digest import DigestMismatch
 from hotstart.core.errors import (
     Conflict,
     HotstartError,
@@ -71,6 +72,17 @@ def test_a_refusal_keeps_its_hint(worker):
     with pytest.raises(UserError) as failed:
         client.wait(1)
     assert failed.value.hint == StoreDenied("s3://b", "403").hint != ""
+
+
+def test_a_hint_of_an_error_whose_kind_has_none_ends_its_sentence(worker):
+    client, failing, job = worker
+    damaged = DigestMismatch("pack", "a", "b")
+    failing.append(damaged)
+    job.end(damaged)
+    for ask in (client.ping, lambda: client.wait(1)):
+        with pytest.raises(IntegrityError) as told:
+            ask()
+        assert str(told.value).endswith(f"{damaged}; {DigestMismatch.hint}")
 
 
 @pytest.mark.parametrize(("error", "kind"), ERRORS[:4], ids=lambda value: type(value).__name__)
