@@ -54,6 +54,7 @@ from runtime.capture import Capturer, Subject
 from runtime.cgroup_primer import CgroupPrimer
 from runtime.cold_proof import ColdProof
 from runtime.cold_start import ColdStarter, ColdStartTools
+from runtime.left_capture import end_trials
 from runtime.links import root_id
 from runtime.network import NetworkPool
 from runtime.readiness import wait_ready
@@ -116,12 +117,13 @@ class Parts:
         )
         if chosen == FANOTIFY or not self.guard.names(KIND):
             self.guard.renew_workers()
+        self.cgroup_parent = Group.named(f"/hotstart-{root_id(root)}")
+        end_trials(root / "tmp", self.programs, self.cgroup_parent)  # they use mounts
         self.images.adopt()
         self.evictor = Evictor(root, self.images)
         self.cache.make_room = self.evictor.make_room
         self.networks = self._networks(root)
         undo.callback(self.networks.close)
-        self.cgroup_parent = Group.named(f"/hotstart-{root_id(root)}")
         self.primer = CgroupPrimer(self.cgroup_parent)
         undo.callback(self.primer.close)
         self._open_routes(root)

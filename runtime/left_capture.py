@@ -1,9 +1,10 @@
-"""Thaws a container that the agent froze for a capture and did not outlive.
+"""What a capture leaves when its agent is killed: a frozen container, and containers on trial.
 
 Only the capture itself thaws what it froze (capture.py). If its agent is killed meanwhile, the
 container would stay as it is for good. What that agent started may still be at it: runc goes on
 without it, and CRIU freezes a paused container again when its dump is done. So the container is
-thawed once they have ended. Needs root.
+thawed once they have ended. Rehearsals and proofs are containers that nobody else knows. Needs
+root.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from hotstart.kernel.cgroup import Group
 from hotstart.kernel.pidfd import ProcessIdentity
 from hotstart.kernel.pidfd import wait as wait_process
 from runtime.container_directory import ContainerDirectory
+from runtime.containers import tear_down
+from runtime.runc import Programs, Runc
 
 log = get_logger(__name__)
 
@@ -40,6 +43,20 @@ def undo_capture(directory: ContainerDirectory, group: Group) -> None:
         name=f"thaw-{directory.name}",
         daemon=True,
     ).start()
+
+
+def end_trials(scratch: Path, programs: Programs, parent: Group) -> None:
+    """End the rehearsals and proofs of an agent that is gone: nobody waits for what they show.
+
+    ``scratch`` is where captures have their containers; what can't be ended is logged.
+    """
+    for path in (*scratch.glob("rehearsal-*"), *scratch.glob("proof-*")):
+        directory = ContainerDirectory(path)
+        try:
+            tear_down(directory, Runc(programs, directory), parent.child(path.name))
+            directory.remove()
+        except (HotstartError, OSError) as err:
+            log.warning("trial_not_ended", container=path.name, reason=err)
 
 
 def _thaw_after(at_it: list[ProcessIdentity], directory: ContainerDirectory, group: Group) -> None:

@@ -1,5 +1,6 @@
 """What becomes of a container that is stopped while it starts."""
 
+import os
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from agent.failed_reads import FailedReads
 from agent.records import ContainerRecord, HeldMount
 from agent.state import State
 from hotstart.core.errors import HotstartError
+from hotstart.kernel.pidfd import ProcessIdentity, remember
 from runtime.container_directory import ContainerDirectory
 from runtime.container_spec import ContainerSpec
 from runtime.containers import ContainerStatus
@@ -210,3 +212,16 @@ def test_a_snapshot_is_refused_while_a_container_of_it_is_there(node):
         with pytest.raises(CloneRefused, match="web"):
             node.containers.refuse_clones("sha256:snapshot", "snap:v1")
     node.containers.refuse_clones("sha256:snapshot", "snap:v1")
+
+
+def test_a_container_that_an_earlier_agent_left_frozen_goes_on(node, monkeypatch):
+    thawed = []
+    monkeypatch.setattr(Node, "frozen", lambda _: True)
+    monkeypatch.setattr(Node, "thaw", lambda _: thawed.append(True), raising=False)
+    directory = ContainerDirectory.of(node.root, "web")
+    directory.create()
+    remember(ProcessIdentity.of(os.getpid()), directory.process_file)
+    node.containers._tools = replace(node.containers._tools, pages=None)
+    monkeypatch.setattr(node.state, "containers", lambda: {"web": replace(RECORD, stage="running")})
+    node.containers.adopt(())
+    assert thawed

@@ -106,18 +106,6 @@ def test_an_interrupted_capture_publishes_nothing_and_the_container_goes_on(hots
     assert "half:v1" not in hotstart.ok("images").out
 
 
-@requires("criu", "userfaultfd_events")
-def test_a_container_goes_on_though_the_agent_is_killed_during_its_capture(hotstart, port):
-    hotstart.ok("run", "server:v1", "-d", "--name", "web", "-p", f"{port}:8000", *READY)
-    capturing = hotstart.start("snapshot", "web", "-t", "half:v1")
-    eventually(lambda: "rehearse" in capturing.stderr.readline(), "the rehearsal")
-    kill(workers(hotstart)["agent"])
-    capturing.communicate(timeout=60)
-    assert capturing.returncode == 103
-    assert hotstart.container("web")["state"] == "running"
-    assert ask(port)["count"] == 0
-
-
 def test_an_interrupted_exec_ends_its_program(hotstart):
     hotstart.ok("run", "shell:v1", "-d", "--name", "one", "--", *SLEEP)
     running = hotstart.start("exec", "one", "--", "/bin/sh", "-c", "echo $$; while :; do :; done")

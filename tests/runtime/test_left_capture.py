@@ -3,7 +3,10 @@
 import pytest
 
 from hotstart.core.run import PIPE, spawn
-from runtime.left_capture import undo_capture
+from hotstart.kernel.cgroup import Group
+from runtime.left_capture import end_trials, undo_capture
+from runtime.links import root_id
+from runtime.runc import Programs
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.kernel
@@ -31,3 +34,15 @@ def test_it_goes_on_only_when_what_freezes_it_has_ended(start, verb):
             assert container.group.frozen()
             freezing.stdin.close()
         wait_until(lambda: not container.group.frozen())
+
+
+def test_containers_on_trial_are_ended(start, container_root):
+    trials, parent = (
+        container_root / "containers",
+        Group.named(f"/hotstart-{root_id(container_root)}"),
+    )
+    with start("sleep 60", name="rehearsal-1") as rehearsal, start("sleep 60", name="web") as web:
+        end_trials(trials, Programs.find(), parent)
+        assert not rehearsal.directory.path.exists()
+        assert rehearsal.group.processes() == set()
+        assert web.runc.state().status == "running"
