@@ -22,8 +22,7 @@ from dataclasses import replace
 from hotstart.core.digest import Digest
 from hotstart.core.errors import HotstartError, Unavailable
 from hotstart.core.log import get_logger
-from hotstart.core.span import Span
-from hotstart.store.blob_store import BlobStore, Content, StoredBlob, Writable
+from hotstart.store.blob_store import BlobStore, Writable
 from hotstart.store.descriptor import Descriptor
 from hotstart.store.lease_objects import LeaseObjects
 from hotstart.store.leases import (
@@ -35,6 +34,7 @@ from hotstart.store.leases import (
     new_name,
     wait_for_collectors,
 )
+from hotstart.store.passing import PassingBlobs
 from hotstart.store.relocating import not_kept
 from hotstart.store.stack import Store
 
@@ -136,29 +136,12 @@ class Lease:
         wait_for_collectors(self._leases, self.renew, self._sleep)
 
 
-class LeasedBlobs:
+class LeasedBlobs(PassingBlobs):
     """Blobs as they are, but what is put is claimed."""
 
     def __init__(self, inner: BlobStore, lease: Lease) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._lease = lease
-
-    @property
-    def url(self) -> str:
-        """Where the store is."""
-        return self._inner.url
-
-    def read(self, digest: Digest, span: Span | None = None) -> Content:
-        """Return the bytes."""
-        return self._inner.read(digest, span)
-
-    def size(self, digest: Digest) -> int:
-        """Return the size in bytes."""
-        return self._inner.size(digest)
-
-    def has(self, digest: Digest) -> bool:
-        """Tell whether the blob is there."""
-        return self._inner.has(digest)
 
     def put(self, digest: Digest, content: Writable, *, is_checked: bool = False) -> None:
         """Store ``content`` and claim it. Raises LeaseLost too."""
@@ -167,18 +150,6 @@ class LeasedBlobs:
         # Looked at after the claim: what a collector removed before is stored again, now for good.
         if not self._inner.has(digest):
             self._inner.put(digest, content, is_checked=True)
-
-    def remove(self, digest: Digest) -> None:
-        """Remove the blob."""
-        self._inner.remove(digest)
-
-    def digests(self) -> Iterator[tuple[Digest, int]]:
-        """Yield each blob and its size."""
-        return self._inner.digests()
-
-    def entries(self) -> Iterator[StoredBlob]:
-        """Yield each blob with its size and time."""
-        return self._inner.entries()
 
 
 class Writer:

@@ -7,24 +7,19 @@ like. Waiting is first come, first served only as far as the interpreter's locks
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 from hotstart.core.digest import Digest
 from hotstart.core.span import Span
-from hotstart.store.blob_store import BlobStore, Content, StoredBlob, Writable
+from hotstart.store.blob_store import BlobStore, Content, Writable
+from hotstart.store.passing import PassingBlobs
 
 
-class LimitingBlobs:
+class LimitingBlobs(PassingBlobs):
     """Lets at most ``in_flight`` calls through at a time; listing is not counted."""
 
     def __init__(self, inner: BlobStore, *, in_flight: int) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._slots = threading.BoundedSemaphore(in_flight)
-
-    @property
-    def url(self) -> str:
-        """Where the store is."""
-        return self._inner.url
 
     def read(self, digest: Digest, span: Span | None = None) -> Content:
         """Return the bytes, once a slot is free."""
@@ -50,11 +45,3 @@ class LimitingBlobs:
         """Remove the blob, once a slot is free."""
         with self._slots:
             self._inner.remove(digest)
-
-    def digests(self) -> Iterator[tuple[Digest, int]]:
-        """Yield each blob and its size."""
-        return self._inner.digests()
-
-    def entries(self) -> Iterator[StoredBlob]:
-        """Yield each blob with its size and time."""
-        return self._inner.entries()

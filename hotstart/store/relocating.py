@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from hotstart.core.digest import Digest, DigestMismatch
@@ -20,9 +20,10 @@ from hotstart.core.errors import NotFound
 from hotstart.core.log import get_logger
 from hotstart.core.span import Span
 from hotstart.store import media_types
-from hotstart.store.blob_store import BlobNotFound, BlobStore, Content, StoredBlob, Writable
+from hotstart.store.blob_store import BlobNotFound, BlobStore, Content
 from hotstart.store.chunk_table import ChunkTable
 from hotstart.store.descriptor import Descriptor
+from hotstart.store.passing import PassingBlobs
 from hotstart.store.references import ReferenceName, ReferenceStore
 from hotstart.store.relocation import MAX_BYTES, MAX_RUNS, Relocation, RelocationInvalid
 
@@ -34,20 +35,15 @@ KEPT_RUNS = MAX_RUNS
 """Runs of relocations kept in memory, about 200 bytes each."""
 
 
-class RelocatingBlobs:
+class RelocatingBlobs(PassingBlobs):
     """Reads spans of rewritten packs where they lie now. Thread-safe."""
 
     def __init__(self, inner: BlobStore, references: ReferenceStore) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._references = references
         self._lock = threading.Lock()
         self._kept: OrderedDict[Digest, Relocation] = OrderedDict()
         self._kept_runs = 0
-
-    @property
-    def url(self) -> str:
-        """Where the store is."""
-        return self._inner.url
 
     def read(self, digest: Digest, span: Span | None = None) -> Content:
         """Return the bytes; spans also of a pack that was rewritten.
@@ -82,30 +78,6 @@ class RelocatingBlobs:
                 return content
         # Put again by now, whole, or it is gone.
         return self._inner.read(digest, span)
-
-    def size(self, digest: Digest) -> int:
-        """Return the size in bytes of a blob that is there itself."""
-        return self._inner.size(digest)
-
-    def has(self, digest: Digest) -> bool:
-        """Tell whether the blob itself is there."""
-        return self._inner.has(digest)
-
-    def put(self, digest: Digest, content: Writable, *, is_checked: bool = False) -> None:
-        """Store ``content``."""
-        self._inner.put(digest, content, is_checked=is_checked)
-
-    def remove(self, digest: Digest) -> None:
-        """Remove the blob itself."""
-        self._inner.remove(digest)
-
-    def digests(self) -> Iterator[tuple[Digest, int]]:
-        """Yield each blob that is there itself and its size."""
-        return self._inner.digests()
-
-    def entries(self) -> Iterator[StoredBlob]:
-        """Yield each blob that is there itself with its size and time."""
-        return self._inner.entries()
 
     def _known_place(self, digest: Digest, span: Span) -> tuple[Digest, Span] | None:
         with self._lock:
